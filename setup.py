@@ -1,0 +1,45 @@
+"""Compile the core. Everything else about the package stands in pyproject.toml."""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+# What developers switch on: assertions and line tracing cost speed, a sanitizer needs a preloaded runtime.
+SANITIZE = os.environ.get("NORIA_SANITIZE", "")  # "address", "undefined"
+JOBS = min(4, os.cpu_count() or 1)
+
+flags = ["-O2", "-fno-strict-aliasing", "-fwrapv", "-fvisibility=hidden", "-Wno-unused-function"]
+link = []
+if SANITIZE:
+    flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
+    link = [f"-fsanitize={SANITIZE}"]
+
+extensions = [
+    Extension(
+        str(path.relative_to("src").with_suffix("")).replace("/", "."),
+        [str(path)],
+        extra_compile_args=flags,
+        extra_link_args=link,
+        include_dirs=["src/noria/core", "src/noria/io"],
+        depends=[str(p) for p in Path("src/noria").glob("**/*.h")],
+    )
+    for path in sorted(Path("src/noria").glob("**/*.pyx"))
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        nthreads=JOBS,
+        include_path=["src"],
+        compiler_directives={
+            "language_level": "3",
+            "initializedcheck": False,
+            "embedsignature": True,
+            "embedsignature.format": "python",
+            "binding": True,
+        },
+    ),
+    options={"build_ext": {"parallel": JOBS}},
+)

@@ -1,0 +1,47 @@
+"""noria: the asyncio module rebuilt in one fast compiled core.
+
+Every public name of asyncio is here; where noria has its own it is noria's. Importing changes nothing outside:
+a program enters by `noria.run`, `noria.Runner`, `noria.install`, or `loop_factory=noria.new_event_loop`.
+"""
+
+from __future__ import annotations
+
+import asyncio as _asyncio
+from asyncio import *  # noqa: F403
+from asyncio import __all__ as _asyncio_all
+
+from noria.core.futures import Future as Future
+from noria.core.handles import Handle as Handle
+from noria.core.loop import create_eager_task_factory as create_eager_task_factory
+from noria.core.loop import eager_task_factory as eager_task_factory
+from noria.core.tasks import Task as Task
+from noria.core.timers import TimerHandle as TimerHandle
+from noria.loop import Loop as Loop
+from noria.loop import new_event_loop as new_event_loop
+from noria.net.server import Server as Server
+from noria.runners import EventLoopPolicy as EventLoopPolicy
+from noria.runners import Runner as Runner
+from noria.runners import install as install
+from noria.runners import run as run
+
+__version__ = "0.1.0"
+
+__all__ = sorted(
+    {
+        *_asyncio_all,
+        "EventLoopPolicy",
+        "Loop",
+        "Server",
+        "create_eager_task_factory",
+        "eager_task_factory",
+        "install",
+        "new_event_loop",
+    }
+)
+
+
+def __getattr__(name: str) -> object:
+    # asyncio's own lazy or deprecated names (3.14 computes some on demand)
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_asyncio, name)

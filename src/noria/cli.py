@@ -1,0 +1,250 @@
+"""The command `noria`: picks a command and, for `noria run`, stands in for the `python` command line.
+
+Each command's own code is imported when it is asked for, so `noria run` needs none of the packages of an
+extra.
+
+`noria run` promises that a script cannot tell it from `python`, save that asyncio's event loops are noria's:
+`sys.argv`, `sys.path[0]`, `__main__` (whose objects pickle and whose children `multiprocessing` can spawn),
+exit status and tracebacks are those of `python`. Not promised: processes that the script starts are plain
+Python again, unless forked. Options of the interpreter go to the interpreter: `python -X dev -m noria run
+FILE`.
+"""
+
+import argparse
+import builtins
+import importlib.machinery
+import importlib.metadata
+import io
+import os
+import pkgutil
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from types import CodeType, ModuleType, TracebackType
+from typing import NoReturn
+
+import noria
+
+USAGE_ERROR = 2  # exit status, as of argparse and python
+
+_EXTRAS = {"get": ("aiohttp", "rich"), "demo": ("aiohttp", "rich")}  # command -> what it imports from outside
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: this process's) and return the exit status.
+
+    Raises SystemExit for --help, --version and wrong usage, and whatever a script under `noria run` raises.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in _COMMANDS:
+        return _COMMANDS[arguments[0]](arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="noria",
+        description="asyncio rebuilt in one fast compiled core.",
+        epilog="commands:\n"
+        "  run   run any Python script or module with noria as its event loop\n"
+        "  get   download files, many at a time\n"
+        "  demo  see what blocking the loop costs, in under ten seconds\n\n"
+        "'noria COMMAND --help' tells more about each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"noria {_version()}")
+    parser.add_argument("command", choices=list(_COMMANDS), metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.parse_args(arguments)
+    raise AssertionError("argparse accepts no command that is not in the table")
+
+
+def _version() -> str:
+    found: str | None = getattr(noria, "__version__", None)
+    return found or importlib.metadata.version("noria")
+
+
+def _get(arguments: list[str]) -> int:
+    try:
+        from noria.get.command import main as get
+    except ModuleNotFoundError as error:
+        return _missing("get", error)
+    return get(arguments)
+
+
+def _demo(arguments: list[str]) -> int:
+    try:
+        from noria.demo.command import main as demo
+    except ModuleNotFoundError as error:
+        return _missing("demo", error)
+    return demo(arguments)
+
+
+def _missing(command: str, error: ModuleNotFoundError) -> int:
+    packages = _EXTRAS[command]
+    if (error.name or "").partition(".")[0] not in packages:
+        raise error
+    print(f"noria {command} needs {' and '.join(packages)}: pip install 'noria[get]'", file=sys.stderr)
+    return USAGE_ERROR
+
+
+# --- noria run
+# ---------------------------------------------------------------------------------------------------
+
+_RUN_USAGE = "usage: noria run [-h] (FILE | -m MODULE | -) [ARGS ...]"
+_RUN_HELP = f"""{_RUN_USAGE}
+
+Run a Python program as 'python' would, with noria as its event loop.
+
+  FILE        a script, or a directory or zip file with a __main__.py
+  -m MODULE   a module or package found on sys.path
+  -           a program read from standard input
+  ARGS        the program's own arguments
+
+Options of the interpreter itself: python OPTIONS -m noria run FILE
+"""
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the program that `arguments` name. What it raises, SystemExit included, goes on to the interpreter.
+    """
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        print(_RUN_HELP, end="")
+        return 0
+    if first == "--":
+        del arguments[0]
+    elif first.startswith("-m"):
+        module = first[2:] or (arguments[1] if len(arguments) > 1 else "")
+        if not module:
+            return _wrong_usage("-m needs the name of a module")
+        return _execute(_start_module, module, arguments[1 if first[2:] else 2 :])
+    elif first.startswith("-") and first != "-":
+        return _wrong_usage(f"unknown option {first}")
+    if not arguments:
+        return _wrong_usage("which program?")
+    return _execute(_start_stdin if arguments[0] == "-" else _start_file, arguments[0], arguments[1:])
+
+
+def _wrong_usage(what: str) -> int:
+    print(f"{_RUN_USAGE}\nnoria run: {what}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "get": _get, "demo": _demo}
+
+_launcher: ModuleType | None = None  # the __main__ before the program's; its frames still run
+
+
+def _execute(start: Callable[[str], None], program: str, arguments: list[str]) -> int:
+    global _launcher
+    _launcher = sys.modules["__main__"]
+    main_module = ModuleType("__main__")
+    vars(main_module).update(
+        __annotations__={}, __builtins__=builtins, __loader__=importlib.machinery.BuiltinImporter
+    )
+    sys.modules["__main__"] = main_module
+    sys.argv[:] = [program, *arguments]
+    noria.install()
+    try:
+        start(program)
+    except SystemExit:
+        raise
+    except BaseException:
+        _hide_our_frames()
+        raise
+    return 0
+
+
+def _start_file(path: str) -> None:
+    """Run a script, compiled script, or the __main__.py of a directory or zip file, as main.c of CPython
+    does.
+    """
+    full = os.path.abspath(path)
+    if pkgutil.get_importer(full) is not None:
+        _set_first_path(full, always=True)
+        _run_module("__main__", alter_argv=False)
+        return
+    loader: importlib.machinery.SourceFileLoader | importlib.machinery.SourcelessFileLoader
+    code: CodeType | None
+    try:
+        if full.endswith(".pyc"):
+            loader = importlib.machinery.SourcelessFileLoader("__main__", full)
+            code = loader.get_code("__main__")
+        else:
+            with io.open_code(full) as file:
+                source = file.read()
+            loader = importlib.machinery.SourceFileLoader("__main__", full)
+            code = None
+    except OSError as error:
+        _refuse(f"can't open file {full!r}: [Errno {error.errno}] {error.strerror}")
+    _set_first_path(os.path.dirname(os.path.realpath(full)))
+    if code is None:
+        code = compile(source, full, "exec", dont_inherit=True)
+    namespace = vars(sys.modules["__main__"])
+    namespace.update(__file__=full, __cached__=None, __loader__=loader)
+    exec(code, namespace)
+
+
+def _start_stdin(_: str) -> None:
+    _set_first_path("")
+    code = compile(sys.stdin.buffer.read(), "<stdin>", "exec", dont_inherit=True)
+    namespace = vars(sys.modules["__main__"])
+    namespace.update(__file__="<stdin>", __cached__=None)
+    exec(code, namespace)
+
+
+def _start_module(name: str) -> None:
+    _set_first_path(os.getcwd())
+    sys.argv[0] = "-m"  # what a module sees that is imported on the way to `name`
+    _run_module(name, alter_argv=True)
+
+
+def _run_module(name: str, *, alter_argv: bool) -> None:
+    # The public runpy.run_module puts another __main__ back before threads and atexit functions have ended.
+    # This one is what main.c of CPython calls for `python -m`, with these two arguments, since 3.0.
+    runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]
+
+
+def _set_first_path(path: str, *, always: bool = False) -> None:
+    """Put `path` where python puts the directory of a script; -P (safe path) leaves it out unless `always`.
+    """
+    if not sys.flags.safe_path:
+        sys.path[0] = path  # until now the directory of the command `noria` itself
+    elif always:
+        sys.path.insert(0, path)
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"noria run: {message}", file=sys.stderr)
+    raise SystemExit(USAGE_ERROR)
+
+
+def _hide_our_frames() -> None:
+    """Have the interpreter report the exception now on its way out as if the program had run without us.
+
+    Leaving the report to the interpreter keeps everything else of an uncaught exception as it is: the order
+    of report, threads and atexit functions, and a process that KeyboardInterrupt ends by SIGINT.
+    """
+    hook = sys.excepthook  # the program may have set its own
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.excepthook = hook
+        trace = _below_us(trace)
+        sys.last_traceback = trace
+        try:
+            hook(kind, error.with_traceback(trace), trace)
+        except SystemExit:
+            raise
+        except BaseException as second:
+            print("Error in sys.excepthook:", file=sys.stderr)
+            sys.__excepthook__(type(second), second.with_traceback(_below_us(second.__traceback__)), None)
+            print("\nOriginal exception was:", file=sys.stderr)
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = report
+
+
+def _below_us(trace: TracebackType | None) -> TracebackType | None:
+    """The part of `trace` that begins below the frames of this file and of what called it."""
+    inner = trace
+    while inner is not None and inner.tb_frame.f_code.co_filename != __file__:
+        inner = inner.tb_next
+    while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
+        inner = inner.tb_next
+    return inner

@@ -1,0 +1,39 @@
+from cpython.object cimport PyObject
+
+from noria.core.wheel cimport Ready, Wheel
+
+cdef enum State:
+    PENDING
+    CANCELLED
+    FINISHED
+
+cdef class Future(Ready):
+    cdef Wheel wheel             # None on a foreign loop
+    cdef object loop             # None before __init__
+    cdef object value            # the result; meaningless before FINISHED
+    cdef object error            # the exception instance, if that is how it ended
+    cdef object error_tb         # its traceback as it was then
+    cdef object first            # first callback, or the first task waiting if first_context is None
+    cdef object first_context
+    cdef list rest               # the others: (callback, context); context None marks a waiting task
+    cdef object message          # of cancel()
+    cdef object cancelled_by     # the CancelledError that ended a task
+    cdef object source_tb
+    cdef dict extra              # attributes that programs set
+    cdef object __weakref__
+    cdef char state
+    cdef bint blocking           # yielded to a task that has not yet looked at it
+    cdef bint unseen             # has an exception nobody asked for
+
+    cdef int attach(self, object loop) except -1
+    cdef int check_alive(self) except -1
+    cdef int wait_by(self, Ready task) except -1
+    cdef int on_done(self, object callback, object context) except -1
+    cdef int finish(self) except -1
+    cdef int wake(self, object callback, object context) except -1
+    cdef int resolve(self, object value) except -1
+    cdef int fail(self, object error) except -1
+    cdef bint stop(self, object message) except -1
+    cdef object outcome(self)
+    cdef object cancelled_error(self)
+    cdef object shown(self, object callback, object context)

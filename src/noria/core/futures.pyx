@@ -1,0 +1,445 @@
+"""Future: the result of work that has not completed.
+
+Promises what `asyncio.Future` of CPython 3.13 does, on every interpreter, on noria's loops and on foreign ones.
+
+How it differs inside: on a noria loop a task that awaits is stored in the future itself and woken by pushing it to
+the ready queue; there is no callback object, no handle and no bound method between the two. One callback or waiter
+has a place of its own, since most futures have just one; a list takes the rest. A future is its own iterator:
+awaiting allocates nothing.
+
+`isinstance(f, asyncio.Future)` holds by `__class__`, which is how the language lets an object answer for a class
+it does not inherit from (see PyObject_IsInstance).
+"""
+
+from cpython.object cimport PyObject, PyObject_GenericSetAttr
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from types import GenericAlias
+
+from noria.core.capi cimport (
+    PyContext_CopyCurrent, PyErr_SetObject, PyException_SetTraceback,
+    noria_set_iternext, noria_stop_iteration, noria_take_exception,
+)
+from noria.core.handles cimport new_handle
+from noria.core.wheel cimport Ready, Wheel, push
+
+import asyncio.events
+import asyncio.exceptions
+import asyncio.futures
+import reprlib
+import sys
+
+from noria.core import _format
+
+cdef object CancelledError = asyncio.exceptions.CancelledError
+cdef object InvalidStateError = asyncio.exceptions.InvalidStateError
+cdef tuple STATES = ("PENDING", "CANCELLED", "FINISHED")
+
+
+cdef class Future(Ready):
+    """Future(*, loop=None)
+
+    The result of work that has not completed. Made by `loop.create_future()`.
+
+    loop: the event loop it belongs to; by default the one that runs.
+
+    Source: asyncio.Future.
+    """
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def __init__(self, *, loop=None):
+        if loop is None:
+            loop = asyncio.events.get_event_loop()
+        self.attach(loop)
+
+    cdef int attach(self, object loop) except -1:
+        self.loop = loop
+        if isinstance(loop, Wheel):
+            self.wheel = <Wheel>loop
+            if self.wheel.debug:
+                self.source_tb = _format.extract_stack(sys._getframe(0))
+        elif loop.get_debug():
+            self.source_tb = _format.extract_stack(sys._getframe(0))
+        return 0
+
+    cdef int check_alive(self) except -1:
+        if self.loop is None:
+            raise RuntimeError(f"{type(self).__name__} object is not initialized.")
+        return 0
+
+    def __del__(self):
+        if self.unseen and self.error is not None and self.loop is not None:
+            self.unseen = False
+            report = {
+                "message": f"{type(self).__name__} exception was never retrieved",
+                "exception": self.error,
+                "future": self,
+            }
+            if self.source_tb:
+                report["source_traceback"] = self.source_tb
+            self.loop.call_exception_handler(report)
+
+    # Attributes that programs hang on futures. Kept out of the way: nothing is allocated until one is set.
+
+    def __getattr__(self, name):
+        if self.extra is not None and name in self.extra:
+            return self.extra[name]
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
+
+    def __setattr__(self, name, value):
+        try:
+            PyObject_GenericSetAttr(self, name, value)
+        except AttributeError:
+            if hasattr(type(self), name):
+                raise  # a read-only property
+            if self.extra is None:
+                self.extra = {}
+            self.extra[name] = value
+
+    def __delattr__(self, name):
+        if self.extra is not None and name in self.extra:
+            del self.extra[name]
+        else:
+            object.__delattr__(self, name)
+
+    # What asyncio's duck typing and its reports look at.
+
+    @property
+    def __class__(self):
+        return asyncio.futures.Future
+
+    @property
+    def _asyncio_future_blocking(self):
+        return self.blocking
+
+    @_asyncio_future_blocking.setter
+    def _asyncio_future_blocking(self, value):
+        self.check_alive()
+        self.blocking = value
+
+    @property
+    def _state(self):
+        return STATES[self.state]
+
+    @property
+    def _result(self):
+        return self.value
+
+    @property
+    def _exception(self):
+        return self.error
+
+    @property
+    def _loop(self):
+        return self.loop
+
+    @property
+    def _callbacks(self):
+        cdef list found = []
+        if self.first is not None:
+            found.append((self.shown(self.first, self.first_context), self.first_context))
+        if self.rest is not None:
+            found += [(self.shown(callback, context), context) for callback, context in self.rest]
+        return found or None
+
+    cdef object shown(self, object callback, object context):
+        return callback if context is not None else callback._wakeup
+
+    @property
+    def _log_traceback(self):
+        return self.unseen
+
+    @_log_traceback.setter
+    def _log_traceback(self, value):
+        if value:
+            raise ValueError("_log_traceback can only be set to False")
+        self.unseen = False
+
+    @property
+    def _source_traceback(self):
+        return self.source_tb
+
+    @property
+    def _cancel_message(self):
+        return self.message
+
+    @_cancel_message.setter
+    def _cancel_message(self, value):
+        self.message = value
+
+    def _make_cancelled_error(self):
+        """The CancelledError to raise: the one that ended the task if there is one, else a new one."""
+        return self.cancelled_error()
+
+    def _repr_info(self):
+        cdef list info = [STATES[self.state].lower()]
+        if self.state == FINISHED:
+            if self.error is not None:
+                info.append(f"exception={self.error!r}")
+            else:
+                # reprlib and not repr: the result may be huge.
+                info.append(f"result={reprlib.repr(self.value)}")
+        callbacks = self._callbacks
+        if callbacks:
+            shown = [_format.callback(c, (), False) for c, _ in callbacks]
+            if len(shown) > 2:
+                shown[1:-1] = [f"<{len(shown) - 2} more>"]
+            info.append(f"cb=[{', '.join(shown)}]")
+        if self.source_tb:
+            frame = self.source_tb[-1]
+            info.append(f"created at {frame[0]}:{frame[1]}")
+        return info
+
+    def __repr__(self):
+        return _format.future(self)
+
+    # The public interface.
+
+    def get_loop(self):
+        """The event loop this future belongs to."""
+        self.check_alive()
+        return self.loop
+
+    def done(self):
+        """Whether it has a result or an exception, or was cancelled."""
+        return self.state != PENDING
+
+    def cancelled(self):
+        """Whether it was cancelled."""
+        return self.state == CANCELLED
+
+    def result(self):
+        """The result.
+
+        Raises the exception if that was set, CancelledError if cancelled, InvalidStateError if not done yet.
+        """
+        return self.outcome()
+
+    def exception(self):
+        """The exception that was set, or None.
+
+        Raises CancelledError if cancelled, InvalidStateError if not done yet.
+        """
+        if self.state == CANCELLED:
+            raise self.cancelled_error()
+        if self.state == PENDING:
+            self.check_alive()
+            raise InvalidStateError("Exception is not set.")
+        self.unseen = False
+        if self.error is not None:
+            PyException_SetTraceback(self.error, self.error_tb)
+        return self.error
+
+    def set_result(self, result, /):
+        """Mark as done with this result and wake who waits. Raises InvalidStateError if already done."""
+        self.check_alive()
+        self.resolve(result)
+
+    def set_exception(self, exception, /):
+        """Mark as done with this exception (an instance or a class). Raises InvalidStateError if already done,
+        TypeError if it is no exception."""
+        self.check_alive()
+        self.fail(exception)
+
+    def cancel(self, msg=None):
+        """Cancel and wake who waits with CancelledError(msg). Returns False if it was done already."""
+        self.check_alive()
+        return self.stop(msg)
+
+    def add_done_callback(self, fn, /, *, context=None):
+        """Call fn(self) by the loop, in context (default: a copy of the current one), when done or soon if it is."""
+        self.check_alive()
+        if not callable(fn):
+            raise TypeError(f"a callable object was expected by add_done_callback(), got {fn!r}")
+        self.on_done(fn, PyContext_CopyCurrent() if context is None else context)
+
+    def remove_done_callback(self, fn, /):
+        """Remove every registration of fn; returns how many there were."""
+        cdef list kept
+        cdef Py_ssize_t removed = 0
+        self.check_alive()
+        if self.first is not None and self.shown(self.first, self.first_context) == fn:
+            # fn's __eq__ is the program's: by now the slot may hold something else.
+            self.first = self.first_context = None
+            removed = 1
+        if self.rest is not None:
+            before = list(self.rest)
+            kept = [entry for entry in before if not (self.shown(entry[0], entry[1]) == fn)]
+            if self.rest is not None:
+                removed += len(before) - len(kept)
+                # what was added while __eq__ ran stands behind what we looked at
+                kept += self.rest[len(before):]
+                self.rest = kept or None
+        if self.first is None and self.rest is not None:
+            self.first, self.first_context = self.rest.pop(0)
+            if not self.rest:
+                self.rest = None
+        return removed
+
+    # Awaiting.
+
+    def __await__(self):
+        self.check_alive()
+        return self
+
+    def __iter__(self):
+        self.check_alive()
+        return self
+
+    def __next__(self):
+        cdef PyObject* step = proceed(<PyObject*>self)
+        cdef PyObject* raised
+        if step == NULL:
+            raised = noria_take_exception()
+            if raised == NULL:
+                raise StopIteration
+            exc = <object>raised
+            Py_DECREF(exc)
+            raise exc
+        result = <object>step
+        Py_DECREF(result)
+        return result
+
+    # Inside.
+
+    cdef int run(self) except -1:
+        raise SystemError("a future is nothing to run")
+
+    cdef int wait_by(self, Ready task) except -1:
+        # A native task of the same loop waits.
+        if self.state != PENDING:
+            push(self.wheel, task)
+        elif self.first is None:
+            self.first = task
+        elif self.rest is None:
+            self.rest = [(task, None)]
+        else:
+            self.rest.append((task, None))
+        return 0
+
+    cdef int on_done(self, object callback, object context) except -1:
+        if self.state != PENDING:
+            self.wake(callback, context)
+        elif self.first is None:
+            self.first = callback
+            self.first_context = context
+        elif self.rest is None:
+            self.rest = [(callback, context)]
+        else:
+            self.rest.append((callback, context))
+        return 0
+
+    cdef int wake(self, object callback, object context) except -1:
+        if self.wheel is None:
+            self.loop.call_soon(callback, self, context=context)
+            return 0
+        if self.wheel.shut:
+            self.wheel.check_open()
+        if self.wheel.debug:
+            self.wheel.check_thread()
+        if context is None:
+            push(self.wheel, <Ready>callback)
+        else:
+            push(self.wheel, new_handle(self.wheel, callback, self, True, context))
+        return 0
+
+    cdef int finish(self) except -1:
+        # The state has just left PENDING: hand everyone who waits to the loop, in the order they came.
+        cdef object callback = self.first
+        cdef object context = self.first_context
+        cdef list rest = self.rest
+        if callback is None:
+            return 0
+        self.first = None
+        self.first_context = None
+        self.rest = None
+        self.wake(callback, context)
+        if rest is not None:
+            for entry in rest:
+                self.wake((<tuple>entry)[0], (<tuple>entry)[1])
+        return 0
+
+    cdef int resolve(self, object value) except -1:
+        if self.state != PENDING:
+            raise InvalidStateError(f"invalid state: {self!r}")
+        self.value = value
+        self.state = FINISHED
+        return self.finish()
+
+    cdef int fail(self, object error) except -1:
+        if self.state != PENDING:
+            raise InvalidStateError(f"invalid state: {self!r}")
+        if isinstance(error, type):
+            error = error()
+        if isinstance(error, StopIteration):
+            # A generator would take it for the end of what it awaits (CPython gh-112182).
+            raised = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
+            raised.__cause__ = error
+            raised.__context__ = error
+            error = raised
+        if not isinstance(error, BaseException):
+            raise TypeError("invalid exception object: an exception instance or class is needed, "
+                            f"got {type(error).__name__}")
+        self.error = error
+        self.error_tb = error.__traceback__
+        self.state = FINISHED
+        self.unseen = True
+        return self.finish()
+
+    cdef bint stop(self, object message) except -1:
+        self.unseen = False
+        if self.state != PENDING:
+            return False
+        self.state = CANCELLED
+        self.message = message
+        self.finish()
+        return True
+
+    cdef object outcome(self):
+        if self.state == FINISHED:
+            if self.error is None:
+                return self.value
+            self.unseen = False
+            PyException_SetTraceback(self.error, self.error_tb)
+            raise self.error
+        if self.state == CANCELLED:
+            raise self.cancelled_error()
+        self.check_alive()
+        raise InvalidStateError("Result is not ready.")
+
+    cdef object cancelled_error(self):
+        error = self.cancelled_by
+        if error is not None:
+            self.cancelled_by = None  # no cycle through the traceback
+        elif self.message is None:
+            error = CancelledError()
+        else:
+            error = CancelledError(self.message)
+        return error
+
+
+# What `await` calls at every turn. Written against the C API, so that the result travels without a Python frame.
+cdef PyObject* proceed(PyObject* it) noexcept:
+    cdef Future self = <Future>it
+    if self.state == FINISHED:
+        if self.error is None:
+            return noria_stop_iteration(<PyObject*>self.value)
+        self.unseen = False
+        PyException_SetTraceback(self.error, self.error_tb)
+        PyErr_SetObject(type(self.error), self.error)
+        return NULL
+    if self.state == CANCELLED:
+        error = self.cancelled_error()
+        PyErr_SetObject(type(error), error)
+        return NULL
+    if self.blocking:
+        # Whoever drives the coroutine looked away: it took the future and did not wait for it.
+        error = RuntimeError("await wasn't used with future")
+        PyErr_SetObject(type(error), error)
+        return NULL
+    self.blocking = True
+    Py_INCREF(self)
+    return <PyObject*>self
+
+
+noria_set_iternext(Future, proceed)

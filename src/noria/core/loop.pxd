@@ -1,0 +1,21 @@
+from libc.stdint cimport uint64_t
+
+from noria.core.timers cimport TimerHandle, Timers
+from noria.core.wheel cimport Wheel
+
+cdef class CoreLoop(Wheel):
+    cdef Timers timers
+    cdef object factory          # of tasks; None for the plain one
+    cdef bint eager              # the factory is asyncio's eager one: ours does the same natively
+    cdef bint stopping           # stop() was called
+    cdef bint timer_due          # a timer was set whose time had come already
+    cdef bint busy               # a turn is running: nested runs tell by it
+    cdef int depth               # run_forever and run_until_complete now active, nested in one another
+    cdef unsigned int idle_turns # turns since the kernel was last asked
+    cdef uint64_t asked          # when that was, in ticks
+    cdef public double slow_callback_duration
+
+    cdef int turn(self, bint ask, bint wait) except -1
+    cdef int timed_run(self, object item) except -1
+    cdef TimerHandle timer(self, double when, object callback, tuple args, object context)
+    cdef int checked_callback(self, object callback, str method) except -1

@@ -1,0 +1,521 @@
+"""Task: a future that runs a coroutine.
+
+Promises what `asyncio.Task` of CPython 3.13 does, on every interpreter, on noria's loops and on foreign ones, awaiting
+noria's futures and foreign ones.
+
+How it differs inside: a task is itself an item of the ready queue; what a step is to do (start, go on, throw) is in
+the task's own state, so waking it is one push. Unfinished tasks of a loop form a list linked through the tasks;
+`asyncio.all_tasks()` is answered from it (see `registry` below), where the standard library puts each task into a
+WeakSet and takes it out again.
+
+A task is owned by whoever will wake it (the queue, the future it waits for) and by whoever holds it, never by its
+loop: as in asyncio, a task that nobody refers to is destroyed, and reported if it was not finished.
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
+from noria.core.capi cimport (
+    PYGEN_ERROR, PYGEN_NEXT, PYGEN_RETURN, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
+    PyCoro_CheckExact, PyErr_Clear, PyErr_ExceptionMatches, PyIter_Send, PyObject_CallMethodOneArg, PySendResult, Py_REFCNT,
+    noria_restore_exception, noria_take_exception,
+)
+from noria.core.futures cimport CANCELLED, FINISHED, PENDING, Future
+from noria.core.wheel cimport Ready, Wheel, push
+
+import asyncio.base_tasks
+import asyncio.coroutines
+import asyncio.exceptions
+import asyncio.tasks
+import inspect
+import weakref
+
+from noria.core import _format
+
+cdef object CancelledError = asyncio.exceptions.CancelledError
+cdef object InvalidStateError = asyncio.exceptions.InvalidStateError
+cdef object THROW = "throw"
+cdef uint64_t serials = 0
+
+
+cdef class Wakeup:
+    """What a task registers with a future that is not noria's: called with it when it is done."""
+    cdef Task task
+
+    def __call__(self, future):
+        self.task.awake(future)
+
+    @property
+    def __self__(self):
+        return self.task
+
+    @property
+    def __name__(self):
+        return "task_wakeup"
+
+    @property
+    def __qualname__(self):
+        return "task_wakeup"
+
+    def __eq__(self, other):
+        return isinstance(other, Wakeup) and (<Wakeup>other).task is self.task
+
+    def __hash__(self):
+        return hash(id(self.task))
+
+    def __repr__(self):
+        return f"<task_wakeup of {self.task!r}>"
+
+
+cdef class Step:
+    """What a task hands to call_soon of a loop that is not noria's."""
+    cdef Task task
+
+    def __call__(self):
+        self.task.step(False)
+
+    @property
+    def __self__(self):
+        return self.task
+
+    def __repr__(self):
+        return f"<task_step of {self.task!r}>"
+
+
+cdef class Task(Future):
+    """Task(coro, *, loop=None, name=None, context=None, eager_start=False)
+
+    Runs a coroutine. Made by `loop.create_task()`.
+
+    coro: the coroutine; anything else raises TypeError.
+    loop: the event loop; by default the one that runs.
+    name: shown in reprs; str() of it is taken; "Task-N" by default.
+    context: the contextvars.Context it runs in; by default a copy of the current one.
+    eager_start: run the first step now, if the loop runs; a coroutine that ends there never sees the queue.
+
+    Source: asyncio.Task.
+    """
+
+    def __init__(self, coro, *, loop=None, name=None, context=None, eager_start=False):
+        if self.loop is not None:
+            raise RuntimeError(f"{type(self).__name__} object is initialized already")
+        if not asyncio.coroutines.iscoroutine(coro):
+            raise TypeError(f"a coroutine was expected, got {coro!r}")
+        if loop is None:
+            loop = asyncio.events.get_event_loop()
+        self.begin(coro, loop, name, context, eager_start and loop.is_running())
+
+    cdef int begin(self, object coro, object loop, object name, object context, bint eager) except -1:
+        global serials
+        self.attach(loop)
+        self.coro = coro
+        self.context = PyContext_CopyCurrent() if context is None else context
+        if name is None:
+            serials += 1
+            self.serial = serials
+        elif isinstance(name, str):
+            self.name = name
+        else:
+            self.name = str(name)
+        self.log_destroy = True
+        if self.wheel is None:
+            asyncio.tasks._register_task(self)
+        else:
+            self.link()
+        if eager:
+            self.step(True)
+            if self.state != PENDING:
+                self.coro = None
+        else:
+            self.schedule()
+        return 0
+
+    def __dealloc__(self):
+        self.unlink()
+
+    def __del__(self):
+        if self.state == PENDING and self.log_destroy and self.loop is not None:
+            report = {"task": self, "message": "Task was destroyed but it is pending!"}
+            if self.source_tb:
+                report["source_traceback"] = self.source_tb
+            self.loop.call_exception_handler(report)
+        Future.__del__(self)
+
+    @property
+    def __class__(self):
+        return asyncio.tasks.Task
+
+    # Private names that asyncio's helpers, debuggers and tests look at.
+
+    @property
+    def _coro(self):
+        return self.coro
+
+    @property
+    def _context(self):
+        return self.context
+
+    @property
+    def _fut_waiter(self):
+        return self.waiting
+
+    @property
+    def _must_cancel(self):
+        return self.must_cancel
+
+    @property
+    def _num_cancels_requested(self):
+        return self.cancels
+
+    @property
+    def _log_destroy_pending(self):
+        return self.log_destroy
+
+    @_log_destroy_pending.setter
+    def _log_destroy_pending(self, value):
+        self.log_destroy = bool(value)
+
+    @property
+    def _wakeup(self):
+        cdef Wakeup wakeup = Wakeup.__new__(Wakeup)
+        wakeup.task = self
+        return wakeup
+
+    def _repr_info(self):
+        info = Future._repr_info(self)
+        if self.cancels and self.state == PENDING:
+            info[0] = "cancelling"
+        info.insert(1, f"name={self.get_name()!r}")
+        if self.waiting is not None:
+            info.insert(2, f"wait_for={self.waiting!r}")
+        if self.coro is not None:
+            info.insert(2, f"coro=<{asyncio.coroutines._format_coroutine(self.coro)}>")
+        return info
+
+    # The public interface.
+
+    def get_coro(self):
+        """The coroutine it runs; None for an eager task that finished at once."""
+        return self.coro
+
+    def get_context(self):
+        """The contextvars.Context it runs in."""
+        return self.context
+
+    def get_name(self):
+        """Its name."""
+        if self.name is None:
+            self.name = f"Task-{self.serial}"
+        return self.name
+
+    def set_name(self, value, /):
+        """Give it a name; str() of value is taken."""
+        self.name = str(value)
+
+    def set_result(self, result, /):
+        """Not for tasks: the coroutine's return value is the result. Raises RuntimeError."""
+        raise RuntimeError("Task does not support set_result operation")
+
+    def set_exception(self, exception, /):
+        """Not for tasks: what the coroutine raises is the exception. Raises RuntimeError."""
+        raise RuntimeError("Task does not support set_exception operation")
+
+    def cancel(self, msg=None):
+        """Throw CancelledError(msg) into the coroutine at its next chance. Returns False if the task is done.
+
+        The coroutine may catch it; see `cancelling` and `uncancel`.
+        """
+        self.check_alive()
+        self.unseen = False
+        if self.state != PENDING:
+            return False
+        self.cancels += 1
+        self.message = msg
+        if self.waiting is not None and self.wait_cancel():
+            return True
+        self.must_cancel = True
+        self.message = msg
+        return True
+
+    def cancelling(self):
+        """How many requests to cancel are pending: calls of `cancel()` less those of `uncancel()`."""
+        return self.cancels
+
+    def uncancel(self):
+        """Take back one request to cancel; returns how many remain."""
+        if self.cancels > 0:
+            self.cancels -= 1
+            if self.cancels == 0:
+                self.must_cancel = False
+        return self.cancels
+
+    def get_stack(self, *, limit=None):
+        """The stack frames of the coroutine, or of the exception that ended it; at most limit."""
+        return asyncio.base_tasks._task_get_stack(self, limit)
+
+    def print_stack(self, *, limit=None, file=None):
+        """Print the stack as `traceback` does, to file (default: stderr)."""
+        return asyncio.base_tasks._task_print_stack(self, limit, file)
+
+    # Inside.
+
+    cdef int link(self) noexcept:
+        cdef Wheel wheel = self.wheel
+        self.after = wheel.tasks
+        if wheel.tasks != NULL:
+            (<Task>wheel.tasks).before = <PyObject*>self
+        wheel.tasks = <PyObject*>self
+        self.linked = True
+        return 0
+
+    cdef int unlink(self) noexcept:
+        if not self.linked:
+            return 0
+        self.linked = False
+        if self.before != NULL:
+            (<Task>self.before).after = self.after
+        else:
+            self.wheel.tasks = self.after
+        if self.after != NULL:
+            (<Task>self.after).before = self.before
+        self.before = self.after = NULL
+        return 0
+
+    cdef int schedule(self) except -1:
+        cdef Step step
+        if self.wheel is not None:
+            if self.wheel.shut:
+                self.wheel.check_open()
+            if self.wheel.debug:
+                self.wheel.check_thread()
+            return push(self.wheel, self)
+        step = Step.__new__(Step)
+        step.task = self
+        self.loop.call_soon(step, context=self.context)
+        return 0
+
+    cdef int throw_soon(self, object error) except -1:
+        self.thrown = error
+        return self.schedule()
+
+    cdef int wait_cancel(self) except -1:
+        # Pass a cancellation on to what the task waits for. 1 if that took it.
+        waiting = self.waiting
+        if type(waiting) is Future:
+            return (<Future>waiting).stop(self.message)
+        return bool(waiting.cancel(msg=self.message))
+
+    cdef int run(self) except -1:
+        return self.step(True)
+
+    cdef int awake(self, object future) except -1:
+        # A foreign future is done; its loop called us in our context already.
+        try:
+            future.result()
+        except BaseException as error:
+            self.thrown = error
+        return self.step(False)
+
+    cdef int step(self, bint enter) except -1:
+        cdef PyObject* got = NULL
+        cdef PyObject* outer
+        cdef PyObject* outer_context
+        cdef PySendResult outcome
+        cdef Wheel wheel = self.wheel
+        error = self.thrown
+        if self.state != PENDING:
+            raise InvalidStateError(f"step(): already done: {self!r}, {error!r}")
+        if error is not None:
+            self.thrown = None
+        if self.must_cancel:
+            if not isinstance(error, CancelledError):
+                error = self.cancelled_error()
+            self.must_cancel = False
+        if self.waiting is not None:
+            self.waiting = None
+
+        if wheel is None:
+            asyncio.tasks._enter_task(self.loop, self)
+            outcome = proceed(self, error, &got)
+            raised = take(outcome)
+            asyncio.tasks._leave_task(self.loop, self)
+        else:
+            outer = wheel.current
+            wheel.current = <PyObject*>self
+            if enter:
+                if PyContext_Enter(<PyObject*>self.context) < 0:
+                    outcome = PYGEN_ERROR
+                else:
+                    outer_context = wheel.entered
+                    wheel.entered = <PyObject*>self.context
+                    outcome = proceed(self, error, &got)
+                    wheel.entered = outer_context
+                    PyContext_Exit(<PyObject*>self.context)
+            else:
+                outcome = proceed(self, error, &got)
+            raised = take(outcome)
+            wheel.current = outer
+            if wheel.published == <PyObject*>self:
+                wheel.publish()
+
+        if outcome == PYGEN_NEXT:
+            result = <object>got
+            Py_DECREF(result)
+            return self.suspend(result)
+        self.unlink()
+        if outcome == PYGEN_RETURN:
+            result = <object>got
+            Py_DECREF(result)
+            if self.must_cancel:
+                # cancelled in its last moments
+                self.must_cancel = False
+                self.stop(self.message)
+            else:
+                self.value = result
+                self.state = FINISHED
+                self.finish()
+            return 0
+        return self.end(raised)
+
+    cdef int end(self, object error) except -1:
+        if isinstance(error, CancelledError):
+            self.cancelled_by = error
+            self.stop(None)
+        else:
+            self.fail(error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise error
+        return 0
+
+    cdef int suspend(self, object yielded) except -1:
+        cdef Future future
+        if yielded is None:
+            return push(self.wheel, self) if self.wheel is not None else self.schedule()
+        if self.wheel is None or (type(yielded) is not Future and type(yielded) is not Task):
+            return self.suspend_on_foreign(yielded)
+        future = <Future>yielded
+        if future.wheel is not self.wheel:
+            return self.throw_soon(RuntimeError(
+                f"Task {self!r} got Future {yielded!r} attached to a different loop"))
+        if not future.blocking:
+            return self.throw_soon(RuntimeError(
+                f"yield was used instead of yield from in task {self!r} with {yielded!r}"))
+        future.blocking = False
+        if future is self:
+            return self.throw_soon(RuntimeError(f"Task cannot await on itself: {self!r}"))
+        future.wait_by(self)
+        self.waiting = future
+        if self.must_cancel and self.wait_cancel():
+            self.must_cancel = False
+        return 0
+
+    cdef int suspend_on_foreign(self, object yielded) except -1:
+        # Duck typing as in asyncio: futures of other makes, subclasses, and mistakes.
+        blocking = getattr(yielded, "_asyncio_future_blocking", None)
+        if blocking is None:
+            if inspect.isgenerator(yielded):
+                return self.throw_soon(RuntimeError(
+                    f"yield was used instead of yield from for generator in task {self!r} with {yielded!r}"))
+            return self.throw_soon(RuntimeError(f"Task got bad yield: {yielded!r}"))
+        if asyncio.futures._get_loop(yielded) is not self.loop:
+            return self.throw_soon(RuntimeError(
+                f"Task {self!r} got Future {yielded!r} attached to a different loop"))
+        if not blocking:
+            return self.throw_soon(RuntimeError(
+                f"yield was used instead of yield from in task {self!r} with {yielded!r}"))
+        if yielded is self:
+            return self.throw_soon(RuntimeError(f"Task cannot await on itself: {self!r}"))
+        yielded._asyncio_future_blocking = False
+        yielded.add_done_callback(self._wakeup, context=self.context)
+        self.waiting = yielded
+        if self.must_cancel and self.wait_cancel():
+            self.must_cancel = False
+        return 0
+
+
+cdef inline PySendResult proceed(Task task, object error, PyObject** got):
+    cdef PyObject* raised
+    if error is None:
+        return PyIter_Send(<PyObject*>task.coro, <PyObject*>None, got)
+    got[0] = PyObject_CallMethodOneArg(<PyObject*>task.coro, <PyObject*>THROW, <PyObject*>error)
+    if got[0] != NULL:
+        return PYGEN_NEXT
+    if not PyErr_ExceptionMatches(StopIteration):
+        return PYGEN_ERROR
+    raised = noria_take_exception()
+    stop = <object>raised
+    Py_DECREF(stop)
+    value = stop.value
+    Py_INCREF(value)
+    got[0] = <PyObject*>value
+    return PYGEN_RETURN
+
+
+cdef inline object take(PySendResult outcome):
+    cdef PyObject* raised
+    if outcome != PYGEN_ERROR:
+        return None
+    raised = noria_take_exception()
+    error = <object>raised
+    Py_DECREF(error)
+    return error
+
+
+cdef Task new_task(Wheel wheel, object coro, object name, object context, bint eager):
+    cdef Task task
+    if not PyCoro_CheckExact(coro) and not asyncio.coroutines.iscoroutine(coro):
+        raise TypeError(f"a coroutine was expected, got {coro!r}")
+    task = Task.__new__(Task)
+    task.begin(coro, wheel, name, context, eager)
+    return task
+
+
+# all_tasks()
+
+cdef list list_tasks(Wheel wheel):
+    cdef list found = []
+    cdef PyObject* link = wheel.tasks
+    while link != NULL:
+        # A task that is just being destroyed is still linked while its weak references are cleared.
+        if Py_REFCNT(link) > 0:
+            found.append(<object>link)
+        link = (<Task>link).after
+    return found
+
+
+cdef object wheels = weakref.WeakSet()
+
+
+def add_wheel(wheel):
+    """Let asyncio.all_tasks() see the tasks of this loop."""
+    wheels.add(wheel)
+
+
+class Registry(weakref.WeakSet):  # type: ignore[type-arg]
+    """asyncio's set of scheduled tasks, with noria's added to it when it is looked at.
+
+    The standard library asks this set, by name and from C, for the tasks of a loop. The one set that exists is
+    made to answer for ours too (its class is changed in place, so every reference to it sees them).
+    """
+
+    def __iter__(self):
+        found = list(super().__iter__())
+        for wheel in list(wheels):
+            found += list_tasks(<Wheel?>wheel)
+        return iter(found)
+
+    def __contains__(self, item):
+        if isinstance(item, Task):
+            return (<Task>item).linked or super().__contains__(item)
+        return super().__contains__(item)
+
+
+def install_registry():
+    scheduled = getattr(asyncio.tasks, "_scheduled_tasks", None)
+    if scheduled is None:
+        scheduled = asyncio.tasks._all_tasks  # 3.11
+    if type(scheduled) is weakref.WeakSet:
+        scheduled.__class__ = Registry
+
+
+install_registry()

@@ -1,0 +1,53 @@
+# The wheel: the ready queue and what each of its parts must know of the loop that turns it.
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint64_t
+
+# Owned references, first in first out. head and tail count up for ever; a slot is the counter masked.
+cdef struct Ring:
+    PyObject** items
+    size_t mask
+    size_t head
+    size_t tail
+
+cdef class Ready:
+    # Run once. Errors of the program are dealt with inside; only what must end the loop comes out
+    # (KeyboardInterrupt, SystemExit).
+    cdef int run(self) except -1
+
+cdef class Driver:
+    # Ask the kernel. timeout in seconds: 0 asks without waiting, below 0 waits for ever. Returns the number of
+    # events handed on. If `defer`, events are queued as Ready items behind what is there, else run at once.
+    cdef int wait(self, double timeout, bint defer) except -1
+    # End a wait() that another thread is in. Any thread, GIL held.
+    cdef int wake(self) except -1
+    cdef int shut(self) except -1
+
+cdef class Wheel:
+    cdef Ring ring
+    cdef Driver driver
+    cdef object __weakref__
+    cdef bint debug
+    cdef bint shut               # close() was called
+    cdef bint asleep             # inside a blocking wait(), GIL released
+    cdef unsigned long thread    # ident of the thread that runs it; 0 when nobody does
+    cdef PyObject* current       # the task being stepped, borrowed; NULL between steps
+    cdef PyObject* published     # what asyncio's own table of current tasks holds on our behalf, borrowed
+    cdef object shadowed         # the standard task whose place in that table ours took
+    cdef PyObject* entered       # the context this turn's item runs in, borrowed
+    cdef PyObject* tasks         # first of the list of unfinished tasks; the tasks hold the links
+
+    cdef int grow(self) except -1
+    cdef int empty(self) except -1
+    cdef int publish(self) except -1
+    cdef int check_open(self) except -1
+    cdef int check_thread(self) except -1
+
+
+cdef inline int push(Wheel wheel, Ready item) except -1:
+    if wheel.ring.tail - wheel.ring.head > wheel.ring.mask:
+        wheel.grow()
+    Py_INCREF(item)
+    wheel.ring.items[wheel.ring.tail & wheel.ring.mask] = <PyObject*>item
+    wheel.ring.tail += 1
+    return 0

@@ -1,0 +1,128 @@
+"""Why a download failed: in words a user of curl would expect, and whether another attempt makes sense.
+
+One line each, without the URL, which the report puts before it. Text that comes from the network is made
+printable here.
+"""
+
+import re
+import ssl
+
+import aiohttp
+from yarl import URL
+
+MAX_REDIRECTS = 10
+
+_LONGEST_URL = 65_536
+
+
+class Failure(Exception):
+    """A download that did not work.
+
+    again: whether another attempt may succeed. retry_after: seconds the server asked to wait, if it did.
+    file_exists: that a file of this name is there was the reason.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        again: bool = False,
+        retry_after: float | None = None,
+        file_exists: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.again = again
+        self.retry_after = retry_after
+        self.file_exists = file_exists
+
+
+def parse_url(text: str) -> URL:
+    """The URL written in `text`; raises Failure if it is none, or not one of http or https."""
+    if len(text) > _LONGEST_URL:
+        raise Failure(f"a URL of {len(text)} characters is too long")
+    try:
+        url = URL(text)
+        host, port = url.host, url.port  # yarl looks at some parts only when asked for them
+    except (ValueError, TypeError) as error:
+        raise Failure(f"not a URL: {printable(str(error))}") from None
+    if url.scheme not in ("http", "https"):
+        if not url.scheme:
+            raise Failure("not a URL: it does not begin with http:// or https://")
+        raise Failure(f"unsupported protocol {printable(url.scheme)!r}: only http and https are known")
+    if not host or port == 0:
+        raise Failure("not a URL: it names no host" if not host else "not a URL: port 0")
+    return url
+
+
+def network_failure(error: Exception, connect_timeout: float | None, stall_timeout: float | None) -> Failure:
+    """What went wrong when aiohttp raised `error`; the timeouts, in seconds, are those that were set."""
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return Failure(f"could not connect within {connect_timeout:g} s", again=True)
+        case aiohttp.ServerTimeoutError():
+            return Failure(f"stalled: no data for {stall_timeout:g} s", again=True)
+        case aiohttp.ClientConnectorCertificateError():
+            return Failure(f"certificate problem: {_ssl_reason(error.certificate_error)}")
+        case aiohttp.ClientConnectorDNSError():
+            reason = printable(error.os_error.strerror or str(error.os_error))
+            return Failure(f"could not resolve host {error.host}: {reason}", again=True)
+        case aiohttp.ClientSSLError():
+            return Failure(f"TLS handshake failed: {_ssl_reason(error)}")
+        case aiohttp.ClientConnectorError():
+            return Failure(
+                f"could not connect to {error.host} port {error.port}: {_os_reason(error.os_error)}",
+                again=True,
+            )
+        case aiohttp.ServerDisconnectedError():
+            return Failure("empty reply: the server closed the connection without answering", again=True)
+        case aiohttp.ClientOSError() | ConnectionError():
+            return Failure(f"connection lost: {_os_reason(error)}", again=True)
+        case aiohttp.TooManyRedirects():
+            return Failure(f"more than {MAX_REDIRECTS} redirects")
+        case aiohttp.NonHttpUrlClientError() | aiohttp.InvalidURL():
+            return Failure(f"redirected to something that is no http URL: {printable(str(error))}")
+        case aiohttp.ClientResponseError():
+            return Failure(f"the server's answer makes no sense: {printable(error.message)}", again=True)
+        case _:
+            return Failure(f"{type(error).__name__}: {printable(str(error))}")
+
+
+def disk_failure(error: OSError, path: str) -> Failure:
+    """What went wrong when `path` was written."""
+    if isinstance(error, FileExistsError):
+        return Failure(f"{path} exists already", file_exists=True)
+    return Failure(f"cannot write {path}: {error.strerror or error}")
+
+
+def status_failure(status: int, reason: str | None, retry_after: float | None, *, again: bool) -> Failure:
+    """An answer with a status that brings no file."""
+    words = f"the server answered {status} {printable(reason or '')}".rstrip()
+    return Failure(words, again=again, retry_after=retry_after)
+
+
+def printable(text: str, limit: int = 300) -> str:
+    """`text` on one line, with what a terminal might obey written as an escape sequence, cut after `limit`
+    characters.
+    """
+    safe = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
+    return safe if len(safe) <= limit else safe[:limit] + "..."
+
+
+def shown_url(text: str) -> str:
+    """`text`, a URL or what was taken for one, fit to be shown: without its password."""
+    return printable(re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1***@", text), 2000)
+
+
+def _os_reason(error: OSError) -> str:
+    # Several addresses tried one after the other: asyncio joins their errors in the message and has no errno.
+    return printable(error.strerror or str(error)) or type(error).__name__
+
+
+def _ssl_reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_message:
+        return printable(error.verify_message)
+    reason = getattr(error, "reason", None) or getattr(getattr(error, "os_error", None), "reason", None)
+    return printable(str(reason or error))

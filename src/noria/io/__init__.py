@@ -1,0 +1,1 @@
+"""The kernel's side: channels (what is waited on) and drivers (how it is waited for)."""

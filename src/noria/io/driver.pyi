@@ -1,0 +1,6 @@
+# What every driver of the kernel has in common. Called from compiled code only.
+
+from noria.core.wheel import Driver, Ready
+
+class Channel(Ready): ...
+class IODriver(Driver): ...

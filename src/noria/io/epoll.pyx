@@ -1,0 +1,309 @@
+"""The epoll driver: level-triggered readiness, and the system call made when a descriptor is ready (epoll(7)).
+
+Promises: a channel that was forgotten gets no event any more, not even one that the kernel had already reported in
+the same batch; a descriptor closed and opened again under the same number is not taken for the old one (each slot
+has a generation, and events carry it). A nested wait first hands on what the outer one had left.
+
+`wants` that shrink are told to the kernel only when an event shows that it matters for reading (pause and resume are
+often a moment apart) and at once for writing (a writable socket would report for ever).
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memset
+
+from noria.core.capi cimport PyErr_CheckSignals
+from noria.core.wheel cimport Wheel, push
+from noria.io.driver cimport WANT_IN, WANT_OUT, Channel, IODriver
+from noria.io.sys cimport (
+    EAGAIN, EEXIST, EINTR, ENOENT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP,
+    EPOLLIN, EPOLLOUT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1, epoll_ctl, epoll_event, errno,
+    iovec, msghdr, noria_accept, noria_wait, pipe2, read, recv, send, sendmsg, sockaddr_storage, socklen_t, write,
+)
+
+import os
+
+cdef enum:
+    BATCH = 1024
+    BUFFER = 256 * 1024
+
+cdef struct Slot:
+    PyObject* channel       # owned while watched
+    uint32_t generation
+
+
+cdef class EpollDriver(IODriver):
+    """EpollDriver()"""
+    cdef int epfd
+    cdef int wake_in
+    cdef int wake_out
+    cdef bint woken              # a wake-up is in the pipe already
+    cdef object on_signals       # called with the signal numbers that came through the pipe
+    cdef Slot* slots             # by descriptor
+    cdef int room
+    cdef int next_event
+    cdef int last_event
+    cdef epoll_event events[BATCH]
+    cdef char* buffer
+
+    def __cinit__(self):
+        self.epfd = self.wake_in = self.wake_out = -1
+
+    def __init__(self):
+        cdef int ends[2]
+        cdef epoll_event event
+        if self.epfd >= 0:
+            raise RuntimeError("the driver is open already")
+        self.buffer = <char*>calloc(1, BUFFER)
+        if self.buffer == NULL:
+            raise MemoryError
+        self.epfd = epoll_create1(EPOLL_CLOEXEC)
+        if self.epfd < 0:
+            raise OSError(errno, os.strerror(errno))
+        if pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.wake_out, self.wake_in = ends[0], ends[1]
+        event.events = EPOLLIN
+        event.data.u64 = <uint64_t>-1
+        if epoll_ctl(self.epfd, EPOLL_CTL_ADD, self.wake_out, &event) < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def __dealloc__(self):
+        self.shut()
+
+    def bind(self, Wheel wheel, on_signals):
+        """Serve this loop. on_signals(bytes) is called with the numbers of signals that came in, after their handlers."""
+        self.wheel = wheel
+        self.on_signals = on_signals
+
+    name = "epoll"
+
+    def fileno(self):
+        """The epoll descriptor."""
+        return self.epfd
+
+    @property
+    def wakeup_fd(self):
+        """For signal.set_wakeup_fd."""
+        return self.wake_in
+
+    cdef int shut(self) except -1:
+        cdef int fd
+        cdef PyObject* held
+        if self.epfd >= 0:
+            close(self.epfd)
+            self.epfd = -1
+        if self.wake_in >= 0:
+            close(self.wake_in)
+            close(self.wake_out)
+            self.wake_in = self.wake_out = -1
+        for fd in range(self.room):
+            held = self.slots[fd].channel
+            if held != NULL:
+                self.slots[fd].channel = NULL
+                (<Channel>held).watched = False
+                (<Channel>held).armed = (<Channel>held).wants = 0
+                Py_DECREF(<object>held)
+        free(self.slots)
+        self.slots = NULL
+        self.room = 0
+        free(self.buffer)
+        self.buffer = NULL
+        self.wheel = None
+        self.on_signals = None
+        return 0
+
+    # Waking.
+
+    cdef int wake(self) except -1:
+        if not self.woken and self.wake_in >= 0:
+            self.woken = True
+            write(self.wake_in, b"\0", 1)  # a full pipe wakes as well
+        return 0
+
+    cdef int drain(self) except -1:
+        cdef char bytes_[512]
+        cdef Py_ssize_t n
+        cdef bytes signals = b""
+        self.woken = False
+        while True:
+            n = read(self.wake_out, bytes_, sizeof(bytes_))
+            if n <= 0:
+                break
+            signals += bytes_[:n].replace(b"\0", b"")
+        if signals:
+            PyErr_CheckSignals()  # runs the Python handlers
+            if self.on_signals is not None:
+                self.on_signals(signals)
+        return 0
+
+    # Watching.
+
+    cdef int want(self, Channel channel, uint32_t wants) except -1:
+        cdef uint32_t lost = channel.wants & ~wants
+        channel.wants = wants
+        if wants & ~channel.armed or lost & WANT_OUT or not channel.watched:
+            self.arm(channel, wants)
+        return 0
+
+    cdef int arm(self, Channel channel, uint32_t wants) except -1:
+        cdef epoll_event event
+        cdef int op, fd = channel.fd
+        cdef Slot* slots
+        cdef int room
+        if self.epfd < 0:
+            raise RuntimeError("Event loop is closed")
+        if wants == 0:
+            if channel.watched:
+                self.forget(channel)
+            return 0
+        if fd >= self.room:
+            room = max(2 * self.room, fd + 64)
+            slots = <Slot*>realloc(self.slots, room * sizeof(Slot))
+            if slots == NULL:
+                raise MemoryError
+            memset(&slots[self.room], 0, (room - self.room) * sizeof(Slot))
+            self.slots = slots
+            self.room = room
+        if not channel.watched and self.slots[fd].channel != NULL:
+            # The program closed a descriptor under an old channel and the number came back.
+            self.forget(<Channel>self.slots[fd].channel)
+        op = EPOLL_CTL_MOD if channel.watched else EPOLL_CTL_ADD
+        event.events = wants
+        event.data.u64 = (<uint64_t>self.slots[fd].generation << 32) | <uint32_t>fd
+        if epoll_ctl(self.epfd, op, fd, &event) < 0:
+            if op == EPOLL_CTL_MOD and errno == ENOENT:
+                op = EPOLL_CTL_ADD
+            elif op == EPOLL_CTL_ADD and errno == EEXIST:
+                op = EPOLL_CTL_MOD
+            else:
+                raise OSError(errno, os.strerror(errno))
+            if epoll_ctl(self.epfd, op, fd, &event) < 0:
+                raise OSError(errno, os.strerror(errno))
+        channel.armed = wants
+        if not channel.watched:
+            channel.watched = True
+            self.slots[fd].channel = <PyObject*>channel
+            Py_INCREF(channel)
+        return 0
+
+    cdef int forget(self, Channel channel) except -1:
+        cdef epoll_event event
+        channel.wants = 0
+        channel.pending = 0
+        if not channel.watched:
+            return 0
+        channel.watched = False
+        channel.armed = 0
+        epoll_ctl(self.epfd, EPOLL_CTL_DEL, channel.fd, &event)  # fails if it was closed before: nothing to forget
+        self.slots[channel.fd].channel = NULL
+        self.slots[channel.fd].generation += 1
+        Py_DECREF(channel)  # the caller holds one more
+        return 0
+
+    cdef object find(self, int fd):
+        if 0 <= fd < self.room and self.slots[fd].channel != NULL:
+            return <object>self.slots[fd].channel
+        return None
+
+    # Waiting.
+
+    cdef int wait(self, double timeout, bint defer) except -1:
+        cdef int n
+        cdef int total = self.deliver(defer)   # what an outer wait had not got to when a nested run began
+        if total:
+            timeout = 0
+        PyErr_CheckSignals()
+        # Signal handlers may have queued something or asked to stop; look again while nobody can interfere.
+        if timeout == 0 or self.wheel.ring.head != self.wheel.ring.tail:
+            n = noria_wait(self.epfd, self.events, BATCH, 0)
+        else:
+            self.wheel.asleep = True
+            with nogil:
+                n = noria_wait(self.epfd, self.events, BATCH, timeout)
+            self.wheel.asleep = False
+        if n < 0:
+            if errno != EINTR:
+                raise OSError(errno, os.strerror(errno))
+            PyErr_CheckSignals()
+            return total
+        self.next_event = 0
+        self.last_event = n
+        return total + self.deliver(defer)
+
+    cdef int deliver(self, bint defer) except -1:
+        # Reentrant: the cursor is the driver's, so a nested wait goes on where the outer one was.
+        cdef int delivered = 0
+        cdef uint64_t data
+        cdef uint32_t fd, events
+        cdef PyObject* held
+        cdef Channel channel
+        while self.next_event < self.last_event:
+            data = self.events[self.next_event].data.u64
+            events = self.events[self.next_event].events
+            self.next_event += 1
+            delivered += 1
+            if data == <uint64_t>-1:
+                self.drain()
+                continue
+            fd = <uint32_t>data
+            held = self.slots[fd].channel
+            if held == NULL or self.slots[fd].generation != data >> 32:
+                continue
+            channel = <Channel>held
+            if events & (EPOLLERR | EPOLLHUP):
+                # Whoever reads or writes finds out by doing so.
+                events |= channel.wants
+            events &= channel.wants
+            if events == 0:
+                self.arm(channel, channel.wants)
+            elif channel.queued:
+                channel.pending |= events
+            elif defer:
+                channel.pending |= events
+                channel.queued = True
+                push(self.wheel, channel)
+            else:
+                channel.happened(events)
+        return delivered
+
+    # Doing.
+
+    cdef Py_ssize_t receive(self, Channel channel, char** where, Py_ssize_t room) noexcept:
+        cdef Py_ssize_t n
+        if where[0] == NULL:
+            where[0] = self.buffer
+            room = BUFFER
+        while True:
+            n = recv(channel.fd, where[0], room, 0)
+            if n >= 0:
+                return n
+            if errno != EINTR:
+                return -errno
+
+    cdef Py_ssize_t send(self, Channel channel, iovec* parts, int count) noexcept:
+        cdef Py_ssize_t n
+        cdef msghdr message
+        while True:
+            if count == 1:
+                n = send(channel.fd, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL)
+            else:
+                memset(&message, 0, sizeof(message))
+                message.msg_iov = parts
+                message.msg_iovlen = count
+                n = sendmsg(channel.fd, &message, MSG_NOSIGNAL)
+            if n >= 0:
+                return n
+            if errno != EINTR:
+                return -errno
+
+    cdef int accept(self, Channel channel, sockaddr_storage* addr, socklen_t* size) noexcept:
+        cdef int fd
+        while True:
+            fd = noria_accept(channel.fd, addr, size)
+            if fd >= 0:
+                return fd
+            if errno != EINTR:
+                return -errno

@@ -1,0 +1,79 @@
+"""Loop: the compiled core, the network and the housekeeping put together."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+from noria.core.house import Housekeeping
+from noria.core.loop import CoreLoop
+from noria.io.epoll import EpollDriver
+from noria.net.connect import Connecting
+from noria.net.standins import StandIns
+from noria.signals import Signals
+
+DRIVERS = {"epoll": EpollDriver}
+
+
+class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
+    """noria's event loop, an asyncio.AbstractEventLoop.
+
+    driver: "epoll", or None to take the environment variable NORIA_DRIVER or else the default. Raises ValueError for
+    a driver there is not.
+    """
+
+    def __init__(self, driver: str | None = None) -> None:
+        name = driver or os.environ.get("NORIA_DRIVER") or "epoll"
+        if name not in DRIVERS:
+            raise ValueError(f"there is no driver {name!r}; choose one of: {', '.join(DRIVERS)}")
+        self._furnish()
+        self._furnish_signals()
+        self._driver = DRIVERS[name]()
+        super().__init__(self._driver)
+        self._driver.bind(self, self._signals_arrived)
+
+    def run_forever(self) -> None:
+        """Run until stop() is called. See CoreLoop.run_forever."""
+        if self.is_running() or self.is_closed():
+            return super().run_forever()  # which says why not
+        self._hold_wakeup()
+        try:
+            super().run_forever()
+        finally:
+            self._release_wakeup()
+
+    def run_until_complete(self, future: Any) -> Any:
+        """Run until the future, or the coroutine wrapped in a task, is done. See CoreLoop.run_until_complete."""
+        if self.is_running() or self.is_closed():
+            return super().run_until_complete(future)
+        self._hold_wakeup()
+        try:
+            return super().run_until_complete(future)
+        finally:
+            self._release_wakeup()
+
+    def close(self) -> None:
+        """Close the loop: drop what is queued, let descriptors go. Idempotent; RuntimeError if it runs."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._drop_signal_handlers()
+        self._close_children()
+        self._close_core()
+        self._close_executor()
+
+    # nest_asyncio looks for this before it replaces a loop's methods: runs nest here without its help.
+    _nest_patched = True
+
+    def __del__(self) -> None:
+        if hasattr(self, "_signal_handlers") and not self.is_closed():
+            warnings.warn(f"unclosed event loop {self!r}", ResourceWarning, source=self, stacklevel=2)
+            if not self.is_running():
+                self.close()
+
+
+def new_event_loop(driver: str | None = None) -> Loop:
+    """A new noria event loop. driver: see Loop."""
+    return Loop(driver)

@@ -1,0 +1,1 @@
+"""Transports, servers and the sock_* calls, over io."""

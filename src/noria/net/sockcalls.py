@@ -1,0 +1,300 @@
+"""The loop's calls on sockets that the program owns: sock_recv, sock_sendall, sock_connect, sock_accept and kin.
+
+Each tries at once and waits for readiness only if it must. Cancelling one stops the waiting and leaves the socket
+usable. A blocking socket is refused always, not only in debug mode: it would stop the whole loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import IO, Any, TypeVar
+
+from noria.io import poller
+from noria.net.resolve import Resolving
+
+_T = TypeVar("_T")
+
+
+def check(sock: Any) -> None:
+    """Refuse what the sock_* calls cannot work on."""
+    if ssl is not None and isinstance(sock, ssl.SSLSocket):
+        raise TypeError("Socket cannot be of type SSLSocket")
+    if not hasattr(sock, "gettimeout"):
+        raise TypeError(f"a socket is needed, got {type(sock).__name__}: {sock!r}")
+    if sock.gettimeout() != 0:
+        raise ValueError("the socket must be non-blocking")
+
+
+def descriptor(fd: Any) -> int:
+    """The number of a descriptor given as such or as an object with fileno(); ValueError if it is neither."""
+    number = fd
+    if not isinstance(number, int):
+        try:
+            number = int(fd.fileno())
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"Invalid file object: {fd!r}") from None
+    if number < 0:
+        raise ValueError(f"Invalid file descriptor: {number}")
+    return number
+
+
+class SocketCalls(Resolving):
+    """Readers, writers and the sock_* family."""
+
+    # Readiness.
+
+    def _free(self, fd: Any) -> int:
+        number = descriptor(fd)
+        user = poller.user(self, number)
+        if user is not None and hasattr(user, "is_closing") and not user.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {user!r}")
+        return number
+
+    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+        """Call callback(*args) whenever fd (a number or an object with fileno()) can be read.
+
+        Raises ValueError for what is no descriptor, RuntimeError if a transport uses it, PermissionError for a
+        regular file (epoll(7) cannot watch those).
+        """
+        self._add_reader(self._free(fd), callback, *args)
+
+    def remove_reader(self, fd: Any) -> bool:
+        """Undo add_reader(); returns whether there was one."""
+        return self._remove_reader(self._free(fd))
+
+    def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+        """Call callback(*args) whenever fd can be written. Raises as add_reader()."""
+        self._add_writer(self._free(fd), callback, *args)
+
+    def remove_writer(self, fd: Any) -> bool:
+        """Undo add_writer(); returns whether there was one."""
+        return self._remove_writer(self._free(fd))
+
+    def _add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        return poller.add(self, descriptor(fd), False, callback, args)
+
+    def _remove_reader(self, fd: Any) -> bool:
+        return poller.remove(self, descriptor(fd), False)
+
+    def _add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        return poller.add(self, descriptor(fd), True, callback, args)
+
+    def _remove_writer(self, fd: Any) -> bool:
+        return poller.remove(self, descriptor(fd), True)
+
+    async def _when_ready(self, sock: socket.socket, writing: bool, attempt: Callable[[], _T]) -> _T:
+        """Do attempt() each time sock is ready until it neither blocks nor is interrupted."""
+        try:
+            return attempt()
+        except (BlockingIOError, InterruptedError):
+            pass
+        fd = sock.fileno()
+        self._free(fd)
+        future: asyncio.Future[_T] = self.create_future()
+
+        def retry() -> None:
+            if future.done():
+                return
+            try:
+                result = attempt()
+            except (BlockingIOError, InterruptedError):
+                return
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        handle = poller.add(self, fd, writing, retry, ())
+        try:
+            return await future
+        finally:
+            # Only if it is still ours: the program may have closed the socket, and the number may be another's.
+            if not handle.cancelled():
+                poller.remove(self, fd, writing)
+
+    # Receiving.
+
+    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
+        """Receive up to n bytes; b"" at the end of the stream."""
+        check(sock)
+        return await self._when_ready(sock, False, lambda: sock.recv(n))
+
+    async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
+        """Receive into a writable buffer; returns the count of bytes."""
+        check(sock)
+        return await self._when_ready(sock, False, lambda: sock.recv_into(buf))
+
+    async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
+        """Receive a datagram of up to bufsize bytes; returns (data, address)."""
+        check(sock)
+        return await self._when_ready(sock, False, lambda: sock.recvfrom(bufsize))
+
+    async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
+        """Receive a datagram into buf, at most nbytes (0: all of buf); returns (count, address)."""
+        check(sock)
+        if not nbytes:
+            nbytes = len(buf)
+        return await self._when_ready(sock, False, lambda: sock.recvfrom_into(buf, nbytes))
+
+    # Sending.
+
+    async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
+        """Send all of data, a bytes-like object, which must not change meanwhile."""
+        check(sock)
+        with memoryview(data) as whole, whole.cast("B") as view:
+            sent = 0
+
+            def attempt() -> None:
+                nonlocal sent
+                while sent < len(view):
+                    sent += sock.send(view[sent:])
+
+            await self._when_ready(sock, True, attempt)
+
+    async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
+        """Send a datagram to address; returns the count of bytes."""
+        check(sock)
+        return await self._when_ready(sock, True, lambda: sock.sendto(data, address))
+
+    # Connecting.
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect to address. A host name is looked up without blocking."""
+        check(sock)
+        inet = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if inet and isinstance(address, tuple) and len(address) >= 2:
+            found = await self._resolve(address, family=sock.family, type=sock.type, proto=sock.proto)
+            address = found[0][4]
+        try:
+            sock.connect(address)
+            return
+        except (BlockingIOError, InterruptedError):
+            pass
+        fd = sock.fileno()
+        self._free(fd)
+        future: asyncio.Future[None] = self.create_future()
+
+        def done() -> None:
+            if future.done():
+                return
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error in (0, 106):  # EISCONN
+                future.set_result(None)
+            else:
+                future.set_exception(OSError(error, f"Connect call failed {address}"))
+
+        handle = poller.add(self, fd, True, done, ())
+        try:
+            await future
+        finally:
+            if not handle.cancelled():
+                poller.remove(self, fd, True)
+
+    async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        """Accept a connection; returns (non-blocking socket, address)."""
+        check(sock)
+
+        def attempt() -> tuple[socket.socket, Any]:
+            connection, address = sock.accept()
+            connection.setblocking(False)
+            return connection, address
+
+        return await self._when_ready(sock, False, attempt)
+
+    # Files.
+
+    async def sock_sendfile(
+        self,
+        sock: socket.socket,
+        file: IO[bytes],
+        offset: int = 0,
+        count: int | None = None,
+        *,
+        fallback: bool | None = True,
+    ) -> int:
+        """Send a file opened in binary mode, from offset, count bytes or to its end; returns the count sent.
+
+        By sendfile(2) where file is a regular one; else by reading and sending if fallback, else
+        asyncio.SendfileNotAvailableError.
+        """
+        check(sock)
+        check_sendfile(file, offset, count)
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError("Only SOCK_STREAM type sockets are supported")
+        try:
+            fd = file.fileno()
+            size = os.fstat(fd).st_size
+        except (AttributeError, OSError) as error:
+            if not fallback:
+                raise asyncio.SendfileNotAvailableError("not a regular file") from error
+            return await self._sendfile_by_hand(file, offset, count, lambda data: self.sock_sendall(sock, data))
+        end = size if count is None else min(offset + count, size)
+        at = offset
+
+        def attempt() -> int | None:
+            nonlocal at
+            while at < end:
+                try:
+                    sent = os.sendfile(sock.fileno(), fd, at, min(end - at, 1 << 30))
+                except BlockingIOError:
+                    raise
+                except OSError:
+                    if at == offset:
+                        return None  # this pair of descriptors cannot
+                    raise
+                if sent == 0:
+                    break
+                at += sent
+            return at - offset
+
+        sent: int | None = None
+        try:
+            sent = await self._when_ready(sock, True, attempt)
+        finally:
+            if at > offset:
+                os.lseek(fd, at, os.SEEK_SET)
+        if sent is None:
+            if not fallback:
+                raise asyncio.SendfileNotAvailableError("sendfile(2) cannot send this file on this socket")
+            return await self._sendfile_by_hand(file, offset, count, lambda data: self.sock_sendall(sock, data))
+        return sent
+
+    async def _sendfile_by_hand(
+        self, file: IO[bytes], offset: int, count: int | None, send: Callable[[bytes], Any]
+    ) -> int:
+        if offset:
+            file.seek(offset)
+        total = 0
+        try:
+            while count is None or total < count:
+                room = 256 * 1024 if count is None else min(256 * 1024, count - total)
+                data = await self.run_in_executor(None, file.read, room)
+                if not data:
+                    break
+                await send(data)
+                total += len(data)
+            return total
+        finally:
+            if total > 0 and hasattr(file, "seek"):
+                file.seek(offset + total)
+
+
+def check_sendfile(file: Any, offset: int, count: int | None) -> None:
+    """Refuse what sendfile cannot send, in asyncio's words."""
+    if "b" not in getattr(file, "mode", "b"):
+        raise ValueError("file should be opened in binary mode")
+    if count is not None:
+        if not isinstance(count, int):
+            raise TypeError(f"count must be a positive integer (got {count!r})")
+        if count <= 0:
+            raise ValueError(f"count must be a positive integer (got {count!r})")
+    if not isinstance(offset, int):
+        raise TypeError(f"offset must be a non-negative integer (got {offset!r})")
+    if offset < 0:
+        raise ValueError(f"offset must be a non-negative integer (got {offset!r})")

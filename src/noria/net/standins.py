@@ -1,0 +1,136 @@
+"""Datagrams, pipes and child processes: for now the standard library's transports on noria's readiness calls.
+
+asyncio's own transport classes run here over `_add_reader` and `_add_writer`; issue by issue they are replaced by ours.
+What is ours already: children are watched by a pidfd, with no thread and no SIGCHLD handler, or, on a kernel
+without pidfd_open(2) (before 5.3) or where it is forbidden, by a thread that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from asyncio import base_events, selector_events, unix_events
+from typing import Any
+
+_Base = base_events.BaseEventLoop
+_transports: Any = vars(selector_events)
+_unix: Any = vars(unix_events)
+
+
+class StandIns(asyncio.AbstractEventLoop):
+    """create_datagram_endpoint, connect_*_pipe, subprocess_*."""
+
+    _children: dict[int, int]
+
+    # What the standard library's transports expect of their loop.
+
+    @property
+    def _debug(self) -> bool:
+        return self.get_debug()
+
+    @property
+    def _transports(self) -> weakref.WeakValueDictionary[int, Any]:
+        found = self.__dict__.get("_standin_transports")
+        if found is None:
+            found = self.__dict__["_standin_transports"] = weakref.WeakValueDictionary()
+        return found  # type: ignore[no-any-return]
+
+    async def _ensure_resolved(
+        self,
+        address: Any,
+        *,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+        loop: object = None,
+    ) -> Any:
+        return await self._resolve(address, family=family, type=type, proto=proto, flags=flags)  # type: ignore[attr-defined]
+
+    create_datagram_endpoint = _Base.create_datagram_endpoint  # type: ignore[assignment]
+    connect_read_pipe = _Base.connect_read_pipe
+    connect_write_pipe = _Base.connect_write_pipe
+    subprocess_shell = _Base.subprocess_shell  # type: ignore[assignment]
+    subprocess_exec = _Base.subprocess_exec  # type: ignore[assignment]
+    _log_subprocess = _Base._log_subprocess  # type: ignore[attr-defined]
+
+    def _make_datagram_transport(
+        self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
+    ) -> Any:
+        return _transports["_SelectorDatagramTransport"](self, sock, protocol, address, waiter, extra)
+
+    def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return _unix["_UnixReadPipeTransport"](self, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return _unix["_UnixWritePipeTransport"](self, pipe, protocol, waiter, extra)
+
+    async def _make_subprocess_transport(
+        self,
+        protocol: Any,
+        args: Any,
+        shell: bool,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        bufsize: int,
+        extra: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        waiter = self.create_future()
+        transport = _unix["_UnixSubprocessTransport"](
+            self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
+        )
+        self._watch_child(transport)
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        return transport
+
+    # Reaping.
+
+    def _watch_child(self, transport: Any) -> None:
+        child = transport._proc
+        try:
+            pidfd = os.pidfd_open(child.pid)
+        except OSError:
+            threading.Thread(
+                target=self._wait_for_child, args=(transport, child), daemon=True, name=f"noria-wait-{child.pid}"
+            ).start()
+            return
+        self._pidfds.add(pidfd)
+        self._add_reader(pidfd, self._child_ended, pidfd, transport, child)  # type: ignore[attr-defined]
+
+    @property
+    def _pidfds(self) -> set[int]:
+        found = self.__dict__.get("_child_pidfds")
+        if found is None:
+            found = self.__dict__["_child_pidfds"] = set()
+        return found  # type: ignore[no-any-return]
+
+    def _child_ended(self, pidfd: int, transport: Any, child: Any) -> None:
+        self._remove_reader(pidfd)  # type: ignore[attr-defined]
+        self._pidfds.discard(pidfd)
+        os.close(pidfd)
+        # Popen knows if it was polled before us, so no status is ever lost.
+        transport._process_exited(child.wait())
+
+    def _wait_for_child(self, transport: Any, child: Any) -> None:
+        status = child.wait()
+        try:
+            self.call_soon_threadsafe(transport._process_exited, status)
+        except RuntimeError:
+            pass  # the loop was closed meanwhile
+
+    def _close_children(self) -> None:
+        for pidfd in list(self._pidfds):
+            self._remove_reader(pidfd)  # type: ignore[attr-defined]
+            os.close(pidfd)
+        self._pidfds.clear()

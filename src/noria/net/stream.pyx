@@ -1,0 +1,730 @@
+"""Stream transports: TCP and Unix-domain connections, and the listeners that accept them.
+
+The path of a received byte: the driver reports the channel ready (`happened`), `read_ready` receives into the
+driver's buffer, makes one bytes object of it and calls the protocol's `data_received` in the connection's context;
+for a BufferedProtocol `read_into` receives straight into the protocol's buffer. The path of a byte written: `write`
+gives it to the kernel at once; what the kernel does not take waits in the queue, bytes objects without a copy, anything the
+caller could change copied, and goes out several at a time (sendmsg) as the driver reports room.
+
+A connection's life is OPEN, CLOSING, LOST, CLOSED, in that order (see stream.pxd). `connection_made` is called
+before anything is received and `connection_lost` exactly once, from the ready queue, after everything else. Calling
+any method from inside any callback is safe. Semantics and messages are those of asyncio's selector transports.
+
+Leaves to others: making the connection (connect.py), TLS (on top, as a protocol).
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
+
+from noria.core.capi cimport (
+    PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyObject_CallMethodNoArgs, PyObject_CallMethodOneArg,
+    noria_take_exception,
+)
+from noria.core.wheel cimport Wheel, push
+from noria.io.driver cimport WANT_IN, WANT_OUT, Channel, IODriver
+from noria.io.sys cimport (
+    AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, SHUT_WR, close,
+    errno, getpeername, getsockname, inet_ntop, iovec, ntohl, ntohs, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, sockaddr_un, socklen_t,
+)
+
+import asyncio.protocols
+import asyncio.transports
+import asyncio.trsock
+import os
+import socket
+import warnings
+from asyncio.log import logger
+
+cdef enum:
+    PARTS = 64                    # buffers in one sendmsg; the kernel takes 1024
+    WARN_AFTER = 5                # writes to a lost connection before they are worth a warning
+    ACCEPT_AT_ONCE = 256
+    RETRY_ACCEPT = 1              # seconds, when out of descriptors or memory
+
+cdef Py_ssize_t HIGH_WATER = 64 * 1024
+cdef object DATA_RECEIVED = "data_received"
+cdef object BUFFER_UPDATED = "buffer_updated"
+cdef object CONNECTION_MADE = "connection_made"
+cdef object CONNECTION_LOST = "connection_lost"
+cdef object BufferedProtocol = asyncio.protocols.BufferedProtocol
+
+
+cdef object address_of(sockaddr_storage* raw, socklen_t size):
+    # As the socket module shows addresses.
+    cdef char text[64]
+    cdef sockaddr_in* v4
+    cdef sockaddr_in6* v6
+    cdef char* path
+    if size == 0:
+        return None
+    if raw.ss_family == AF_INET:
+        v4 = <sockaddr_in*>raw
+        inet_ntop(AF_INET, &v4.sin_addr, text, sizeof(text))
+        return text.decode("ascii"), ntohs(v4.sin_port)
+    if raw.ss_family == AF_INET6:
+        v6 = <sockaddr_in6*>raw
+        inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text))
+        return (text.decode("ascii"), ntohs(v6.sin6_port), ntohl(v6.sin6_flowinfo) & 0xFFFFF, v6.sin6_scope_id)
+    if raw.ss_family == AF_UNIX:
+        path = (<sockaddr_un*>raw).sun_path
+        size -= 2
+        if size == 0:
+            return ""
+        if path[0] == 0:
+            return path[:size]  # abstract: bytes, as the socket module gives them
+        return os.fsdecode(<bytes>path)
+    return None
+
+
+cdef class StreamTransport(Channel):
+    """A TCP or Unix-domain connection. Made by the loop's create_connection, create_server and their kin."""
+
+    def __init__(self):
+        raise TypeError("transports are made by the loop: create_connection(), create_server()")
+
+    @property
+    def __class__(self):
+        return asyncio.transports.Transport
+
+    _start_tls_compatible = True
+
+    # Opening.
+
+    cdef int use(self, object protocol) except -1:
+        self.protocol = protocol
+        self.buffered = isinstance(protocol, BufferedProtocol)
+        return 0
+
+    cdef int begin(self) except -1:
+        # connection_made, then start receiving, unless the protocol thought better of it.
+        cdef PyObject* result
+        if PyContext_Enter(<PyObject*>self.context) < 0:
+            return self.call_failed("Fatal error: protocol.connection_made() call failed.")
+        result = PyObject_CallMethodOneArg(<PyObject*>self.protocol, <PyObject*>CONNECTION_MADE, <PyObject*>self)
+        PyContext_Exit(<PyObject*>self.context)
+        if result == NULL:
+            self.report("Exception in protocol.connection_made()")
+        else:
+            Py_DECREF(<object>result)
+        if self.life == OPEN and not self.paused and not self.ended:
+            self.driver.want(self, self.wants | WANT_IN)
+        return 0
+
+    # Receiving.
+
+    cdef int run(self) except -1:
+        if self.life == LOST:
+            return self.finish()
+        return Channel.run(self)
+
+    cdef int happened(self, uint32_t events) except -1:
+        if events & WANT_OUT:
+            self.flush()
+        if events & WANT_IN and self.wants & WANT_IN:
+            if self.buffered:
+                return self.read_into()
+            return self.read_ready()
+        return 0
+
+    cdef int read_ready(self) except -1:
+        cdef char* where = NULL
+        cdef PyObject* result
+        cdef PyObject* outer
+        cdef Py_ssize_t n = self.driver.receive(self, &where, 0)
+        if n <= 0:
+            if n == 0:
+                return self.got_eof()
+            return self.trouble(n, "Fatal read error on socket transport")
+        data = PyBytes_FromStringAndSize(where, n)
+        if PyContext_Enter(<PyObject*>self.context) < 0:
+            return self.call_failed("Fatal error: protocol.data_received() call failed.")
+        outer = self.loop.entered
+        self.loop.entered = <PyObject*>self.context
+        result = PyObject_CallMethodOneArg(<PyObject*>self.protocol, <PyObject*>DATA_RECEIVED, <PyObject*>data)
+        self.loop.entered = outer
+        PyContext_Exit(<PyObject*>self.context)
+        if result == NULL:
+            return self.call_failed("Fatal error: protocol.data_received() call failed.")
+        Py_DECREF(<object>result)
+        return 0
+
+    cdef int read_into(self) except -1:
+        cdef Py_buffer view
+        cdef char* where
+        cdef Py_ssize_t n
+        cdef PyObject* result
+        context = self.context
+        try:
+            buffer = context.run(self.protocol.get_buffer, -1)
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            return self.fatal(error, "Fatal error: protocol.get_buffer() call failed.")
+        where = <char*>view.buf
+        if view.len == 0:
+            PyBuffer_Release(&view)
+            return self.fatal(RuntimeError("get_buffer() returned an empty buffer"),
+                              "Fatal error: protocol.get_buffer() call failed.")
+        if self.life >= LOST or not self.wants & WANT_IN:
+            PyBuffer_Release(&view)  # get_buffer() closed or paused us
+            return 0
+        n = self.driver.receive(self, &where, view.len)
+        PyBuffer_Release(&view)
+        if n <= 0:
+            if n == 0:
+                return self.got_eof()
+            return self.trouble(n, "Fatal read error on socket transport")
+        count = n
+        if PyContext_Enter(<PyObject*>context) < 0:
+            return self.call_failed("Fatal error: protocol.buffer_updated() call failed.")
+        result = PyObject_CallMethodOneArg(<PyObject*>self.protocol, <PyObject*>BUFFER_UPDATED, <PyObject*>count)
+        PyContext_Exit(<PyObject*>context)
+        if result == NULL:
+            return self.call_failed("Fatal error: protocol.buffer_updated() call failed.")
+        Py_DECREF(<object>result)
+        return 0
+
+    cdef int got_eof(self) except -1:
+        self.ended = True
+        self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
+        try:
+            keep_open = self.context.run(self.protocol.eof_received)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            return self.fatal(error, "Fatal error: protocol.eof_received() call failed.")
+        if not keep_open:
+            self.close()
+        return 0
+
+    # Sending.
+
+    def write(self, data):
+        """Send data: bytes, bytearray or memoryview. Does not block: what the kernel does not take is buffered."""
+        cdef iovec part
+        cdef Py_buffer view
+        cdef Py_ssize_t n, size
+        cdef bint plain = type(data) is bytes
+        if self.eof:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if plain:
+            part.iov_base = PyBytes_AS_STRING(data)
+            size = PyBytes_GET_SIZE(data)
+        else:
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+            PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+            part.iov_base = view.buf
+            size = view.len
+        try:
+            if size == 0:
+                return
+            if self.life >= LOST:
+                self.lost_writes += 1
+                if self.lost_writes >= WARN_AFTER:
+                    logger.warning("socket.send() raised exception.")
+                return
+            n = 0
+            if self.backlog == 0:
+                part.iov_len = size
+                n = self.driver.send(self, &part, 1)
+                if n == size:
+                    return
+                if n < 0:
+                    if n != -EAGAIN:
+                        self.trouble(n, "Fatal write error on socket transport")
+                        return
+                    n = 0
+            self.enqueue(data, n)
+        finally:
+            if not plain:
+                PyBuffer_Release(&view)
+        self.driver.want(self, self.wants | WANT_OUT)
+        self.choke()
+
+    def writelines(self, list_of_data):
+        """Send each item of an iterable of bytes-like objects, in one system call where the kernel takes it."""
+        if self.eof:
+            raise RuntimeError("Cannot call writelines() after write_eof()")
+        items = list(list_of_data)
+        for item in items:
+            if not isinstance(item, (bytes, bytearray, memoryview)):
+                raise TypeError(f"data argument must be a bytes-like object, not {type(item).__name__!r}")
+        if self.life >= LOST:
+            if items:
+                self.lost_writes += 1
+                if self.lost_writes >= WARN_AFTER:
+                    logger.warning("socket.send() raised exception.")
+            return
+        idle = self.backlog == 0
+        for item in items:
+            if len(item):
+                self.enqueue(item, 0)
+        if self.backlog == 0:
+            return
+        if idle:
+            self.flush()
+        if self.backlog and self.life < LOST:
+            self.driver.want(self, self.wants | WANT_OUT)
+            self.choke()
+
+    cdef int enqueue(self, object data, Py_ssize_t sent) except -1:
+        # bytes cannot change under us; anything else can, and is copied.
+        cdef Py_ssize_t size
+        if type(data) is not bytes:
+            data = bytes(memoryview(data).cast("B")[sent:])
+            sent = 0
+        size = PyBytes_GET_SIZE(data) - sent
+        if self.queue is None:
+            self.queue = []
+        if self.backlog == 0:
+            self.head = 0
+            self.offset = sent
+            self.queue.clear()
+        self.queue.append(data)
+        self.backlog += size
+        return 0
+
+    cdef int flush(self) except -1:
+        # Send what is queued. Whoever calls sees to it that the driver tells us of room for the rest.
+        cdef iovec parts[PARTS]
+        cdef int count
+        cdef Py_ssize_t n, asked, i
+        cdef bytes item
+        while self.backlog:
+            count = 0
+            asked = 0
+            i = self.head
+            while count < PARTS and i < len(self.queue):
+                item = self.queue[i]
+                parts[count].iov_base = PyBytes_AS_STRING(item)
+                parts[count].iov_len = PyBytes_GET_SIZE(item)
+                if count == 0:
+                    parts[0].iov_base = PyBytes_AS_STRING(item) + self.offset
+                    parts[0].iov_len -= self.offset
+                asked += parts[count].iov_len
+                count += 1
+                i += 1
+            n = self.driver.send(self, parts, count)
+            if n < 0:
+                if n == -EAGAIN:
+                    return 0
+                return self.trouble(n, "Fatal write error on socket transport")
+            self.consume(n)
+            if n < asked:
+                break
+        if self.backlog == 0:
+            self.driver.want(self, self.wants & ~<uint32_t>WANT_OUT)
+        self.relieve()
+        if self.backlog == 0:
+            if self.life == CLOSING:
+                self.lose(None)
+            elif self.eof and self.life == OPEN:
+                shutdown(self.fd, SHUT_WR)
+        return 0
+
+    cdef int consume(self, Py_ssize_t count) except -1:
+        cdef Py_ssize_t left
+        self.backlog -= count
+        while count:
+            left = PyBytes_GET_SIZE(self.queue[self.head]) - self.offset
+            if count < left:
+                self.offset += count
+                break
+            count -= left
+            self.queue[self.head] = None
+            self.head += 1
+            self.offset = 0
+        if self.backlog == 0:
+            self.queue = None
+            self.head = 0
+        elif self.head > 1024 and self.head > len(self.queue) >> 1:
+            del self.queue[:self.head]
+            self.head = 0
+        return 0
+
+    def write_eof(self):
+        """Close the sending half once everything written has gone out."""
+        if self.life != OPEN or self.eof:
+            return
+        self.eof = True
+        if self.backlog == 0:
+            shutdown(self.fd, SHUT_WR)
+
+    def can_write_eof(self):
+        """True: streams have a half-close."""
+        return True
+
+    # Flow control.
+
+    cdef int choke(self) except -1:
+        if not self.choked and self.backlog > self.high:
+            self.choked = True
+            self.tell("pause_writing")
+        return 0
+
+    cdef int relieve(self) except -1:
+        if self.choked and self.backlog <= self.low:
+            self.choked = False
+            self.tell("resume_writing")
+        return 0
+
+    cdef int tell(self, str method) except -1:
+        try:
+            getattr(self.protocol, method)()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self.loop.call_exception_handler({
+                "message": f"protocol.{method}() failed",
+                "exception": error, "transport": self, "protocol": self.protocol,
+            })
+        return 0
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """Bytes buffered above which the protocol is told to pause writing, and below which to go on.
+
+        Defaults: 64 KiB, and a quarter of high. Raises ValueError unless high >= low >= 0.
+        """
+        if high is None:
+            high = 4 * low if low is not None else HIGH_WATER
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self.high = high
+        self.low = low
+        self.choke()
+
+    def get_write_buffer_limits(self):
+        """(low, high), in bytes."""
+        return self.low, self.high
+
+    def get_write_buffer_size(self):
+        """Bytes written and not taken by the kernel yet."""
+        return self.backlog
+
+    def pause_reading(self):
+        """Receive nothing until resume_reading()."""
+        if self.life != OPEN or self.paused:
+            return
+        self.paused = True
+        self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
+
+    def resume_reading(self):
+        """Undo pause_reading()."""
+        if self.life != OPEN or not self.paused:
+            return
+        self.paused = False
+        if not self.ended:
+            self.driver.want(self, self.wants | WANT_IN)
+
+    def is_reading(self):
+        """Whether data may arrive: not paused, not closing."""
+        return self.life == OPEN and not self.paused
+
+    # Closing.
+
+    def close(self):
+        """Stop receiving, send what is buffered, then close. connection_lost(None) follows."""
+        if self.life != OPEN:
+            return
+        self.life = CLOSING
+        self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
+        if self.backlog == 0:
+            self.lose(None)
+
+    def abort(self):
+        """Close at once; what is buffered is thrown away. connection_lost(None) follows."""
+        self.lose(None)
+
+    def _force_close(self, exc):
+        """Close at once with an error. For protocols that wrap transports, as asyncio's TLS does."""
+        self.lose(exc)
+
+    def is_closing(self):
+        """Whether it is closing or closed."""
+        return self.life != OPEN
+
+    cdef int lose(self, object error) except -1:
+        # The one way out of OPEN and CLOSING.
+        if self.life >= LOST:
+            return 0
+        self.life = LOST
+        self.queue = None
+        self.backlog = 0
+        self.reason = error
+        self.driver.forget(self)
+        if not self.loop.shut:
+            push(self.loop, self)
+        return 0
+
+    cdef int finish(self) except -1:
+        cdef object protocol = self.protocol
+        cdef object reason = self.reason
+        cdef object server = self.server
+        self.life = CLOSED
+        self.protocol = None
+        self.server = None
+        self.reason = None
+        try:
+            self.context.run(protocol.connection_lost, reason)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self.loop.call_exception_handler({
+                "message": "Exception in protocol.connection_lost()",
+                "exception": error, "transport": self, "protocol": protocol,
+            })
+        finally:
+            self.close_fd()
+            if server is not None:
+                server._detach(self)
+        return 0
+
+    cdef int close_fd(self) except -1:
+        cdef int fd = self.fd
+        if fd < 0:
+            return 0
+        if self.peer is None and self.raw_peer_size == 0:
+            self.address(True)
+        self.extra_info()["sockname"] = self.address(False)
+        self.fd = -1
+        if self.sock is not None:
+            sock = self.sock
+            self.sock = None
+            sock.close()
+        else:
+            close(fd)
+        return 0
+
+    def __del__(self):
+        if self.fd >= 0:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self.close_fd()
+
+    # Trouble.
+
+    cdef int trouble(self, Py_ssize_t error, str message) except -1:
+        # A system call gave -errno.
+        if error == -EAGAIN:
+            return 0
+        return self.fatal(OSError(-error, os.strerror(-error)), message)
+
+    cdef int fatal(self, object error, str message) except -1:
+        if isinstance(error, OSError):
+            # The peer's doing, not the program's: the protocol hears of it by connection_lost.
+            if self.loop.debug:
+                logger.debug("%r: %s", self, message, exc_info=error)
+        else:
+            self.loop.call_exception_handler({
+                "message": message, "exception": error, "transport": self, "protocol": self.protocol,
+            })
+        return self.lose(error)
+
+    cdef int call_failed(self, str message) except -1:
+        # A protocol's method raised, by way of the C API.
+        cdef PyObject* raised = noria_take_exception()
+        error = <object>raised
+        Py_DECREF(error)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        return self.fatal(error, message)
+
+    def report(self, message):
+        cdef PyObject* raised = noria_take_exception()
+        error = <object>raised
+        Py_DECREF(error)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        self.loop.call_exception_handler({
+            "message": message, "exception": error, "transport": self, "protocol": self.protocol,
+        })
+
+    # Looking at it.
+
+    def set_protocol(self, protocol):
+        """From now on call this protocol."""
+        self.use(protocol)
+
+    def get_protocol(self):
+        """The protocol it calls."""
+        return self.protocol
+
+    def extra_info(self):
+        if self.extra is None:
+            self.extra = {}
+        return self.extra
+
+    def get_extra_info(self, name, default=None):
+        """'socket' (an asyncio.TransportSocket), 'sockname', 'peername'; else what a wrapping layer added."""
+        if self.extra is not None and name in self.extra:
+            return self.extra[name]
+        if name == "socket":
+            if self.sock is None and self.fd >= 0:
+                self.sock = socket.socket(fileno=self.fd)
+            if self.sock is None:
+                return default
+            found = asyncio.trsock.TransportSocket(self.sock)
+            self.extra_info()["socket"] = found
+            return found
+        if name == "peername":
+            found = self.address(True)
+            return default if found is None else found
+        if name == "sockname":
+            found = self.address(False)
+            return default if found is None else found
+        return default
+
+    cdef object address(self, bint peer):
+        cdef sockaddr_storage raw
+        cdef socklen_t size = sizeof(raw)
+        if peer:
+            if self.peer is None:
+                if self.raw_peer_size:
+                    memcpy(&raw, self.raw_peer, self.raw_peer_size)
+                    self.peer = address_of(&raw, self.raw_peer_size)
+                elif self.fd >= 0 and getpeername(self.fd, <sockaddr*>&raw, &size) == 0:
+                    self.peer = address_of(&raw, size)
+            return self.peer
+        if self.fd >= 0 and getsockname(self.fd, <sockaddr*>&raw, &size) == 0:
+            return address_of(&raw, size)
+        return None
+
+    @property
+    def _loop(self):
+        return self.loop
+
+    @property
+    def _sock(self):
+        return self.sock
+
+    def __repr__(self):
+        info = [type(self).__name__]
+        if self.life == CLOSED:
+            info.append("closed")
+        elif self.life != OPEN:
+            info.append("closing")
+        info.append(f"fd={self.fd}")
+        if self.fd >= 0:
+            info.append("read=polling" if self.wants & WANT_IN else "read=idle")
+            state = "polling" if self.wants & WANT_OUT else "idle"
+            info.append(f"write=<{state}, bufsize={self.backlog}>")
+        return f"<{' '.join(info)}>"
+
+
+cdef StreamTransport make(Wheel loop, int fd, object sock, object protocol, object server):
+    cdef StreamTransport transport = StreamTransport.__new__(StreamTransport)
+    transport.loop = loop
+    transport.driver = <IODriver>loop.driver
+    transport.context = PyContext_CopyCurrent()
+    transport.fd = fd
+    transport.sock = sock
+    transport.high = HIGH_WATER
+    transport.low = HIGH_WATER // 4
+    transport.use(protocol)
+    transport.server = server
+    if server is not None:
+        server._attach(transport)
+    return transport
+
+
+def open_stream(Wheel loop not None, sock, protocol, server=None, peer=None):
+    """A transport over a connected, non-blocking socket object, which it owns from now on.
+
+    Calls protocol.connection_made(transport) and starts receiving.
+    """
+    cdef StreamTransport transport = make(loop, sock.fileno(), sock, protocol, server)
+    transport.peer = peer
+    transport.begin()
+    return transport
+
+
+cdef class Listener(Channel):
+    """Accepts connections of one listening socket for a Server."""
+
+    def __init__(self, Wheel loop not None, sock, factory, server, int backlog, wrap=None):
+        self.loop = loop
+        self.driver = <IODriver>loop.driver
+        self.sock = sock
+        self.factory = factory
+        self.server = server
+        self.backlog = max(1, min(backlog, ACCEPT_AT_ONCE))
+        self.wrap = wrap
+        self.context = PyContext_CopyCurrent()
+        self.fd = sock.fileno()
+
+    def start(self):
+        """Begin to accept."""
+        if not self.closed:
+            self.driver.want(self, WANT_IN)
+
+    def close(self):
+        """Accept no more. The socket object stays its owner's to close."""
+        self.closed = True
+        self.driver.forget(self)
+
+    cdef int happened(self, uint32_t events) except -1:
+        cdef sockaddr_storage addr
+        cdef socklen_t size
+        cdef int fd, left = self.backlog
+        while left > 0 and not self.closed:
+            left -= 1
+            size = sizeof(addr)
+            fd = self.driver.accept(self, &addr, &size)
+            if fd >= 0:
+                self.admit(fd, &addr, size)
+                continue
+            if fd == -EAGAIN:
+                break
+            if fd == -ECONNABORTED or fd == -EPROTO:
+                continue  # that client is gone already
+            error = OSError(-fd, os.strerror(-fd))
+            report = {"message": "socket.accept() failed", "exception": error,
+                      "socket": asyncio.trsock.TransportSocket(self.sock)}
+            self.driver.forget(self)
+            if fd in (-EMFILE, -ENFILE, -ENOBUFS, -ENOMEM):
+                # The socket stays readable: without a pause the loop would spin.
+                report["message"] = "socket.accept() out of system resource"
+                self.loop.call_later(RETRY_ACCEPT, self.start)
+            self.loop.call_exception_handler(report)
+            break
+        return 0
+
+    cdef int admit(self, int fd, sockaddr_storage* addr, socklen_t size) except -1:
+        cdef StreamTransport transport
+        cdef PyObject* result
+        if addr.ss_family != AF_INET and addr.ss_family != AF_INET6 and addr.ss_family != AF_UNIX:
+            size = 0
+        if PyContext_Enter(<PyObject*>self.context) < 0:
+            close(fd)
+            raise RuntimeError("a listener's context is in use")
+        transport = None
+        try:
+            protocol = self.factory()
+            if self.wrap is not None:
+                protocol = self.wrap(protocol)
+            transport = make(self.loop, fd, None, protocol, self.server)
+            if 0 < size <= sizeof(transport.raw_peer):
+                memcpy(transport.raw_peer, addr, size)
+                transport.raw_peer_size = size
+        except (KeyboardInterrupt, SystemExit):
+            if transport is None:
+                close(fd)
+            raise
+        except BaseException as error:
+            if transport is None:
+                close(fd)
+            self.loop.call_exception_handler({
+                "message": "Error on transport creation for incoming connection", "exception": error,
+            })
+            return 0
+        finally:
+            PyContext_Exit(<PyObject*>self.context)
+        return transport.begin()

@@ -1,0 +1,217 @@
+"""Ways in: run, Runner, install, EventLoopPolicy.
+
+`run` and `Runner.run` may be called while a loop runs in the same thread. Inside a running noria loop they run the
+coroutine on that loop, nested, and its other tasks go on; inside another loop (a notebook's) they use their own, and
+the other waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import functools
+import signal
+import threading
+from asyncio import events, exceptions
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from noria.loop import Loop, new_event_loop
+
+_T = TypeVar("_T")
+
+# Seconds that run() waits for the default executor's threads.
+THREAD_JOIN_TIMEOUT = 300
+
+
+class _State(enum.Enum):
+    CREATED = "created"
+    INITIALIZED = "initialized"
+    CLOSED = "closed"
+
+
+class Runner:
+    """A context manager that keeps one event loop for several runs.
+
+    debug: debug mode; None leaves it as the loop has it. loop_factory: makes the loop; a noria loop by default.
+
+    Source: asyncio.Runner (3.11).
+    """
+
+    def __init__(
+        self, *, debug: bool | None = None, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    ) -> None:
+        self._state = _State.CREATED
+        self._debug = debug
+        self._loop_factory = loop_factory or new_event_loop
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._context: contextvars.Context | None = None
+        self._interrupts = 0
+        self._set_event_loop = False
+
+    def __enter__(self) -> Runner:
+        self._lazy_init()
+        return self
+
+    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what still runs, close asynchronous generators and executor, close the loop. Idempotent."""
+        if self._state is not _State.INITIALIZED or self._loop is None:
+            return
+        loop = self._loop
+        try:
+            cancel_all(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(shutdown_executor(loop))
+        finally:
+            if self._set_event_loop:
+                events.set_event_loop(None)
+            loop.close()
+            self._loop = None
+            self._state = _State.CLOSED
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop."""
+        self._lazy_init()
+        assert self._loop is not None
+        return self._loop
+
+    def run(self, coro: Coroutine[Any, Any, _T], *, context: contextvars.Context | None = None) -> _T:
+        """Run a coroutine to its end and return its result. The first Ctrl-C cancels it, the second interrupts.
+
+        Raises ValueError if coro is no coroutine, RuntimeError if the runner is closed.
+        """
+        if not asyncio.iscoroutine(coro):
+            raise ValueError(f"a coroutine was expected, got {coro!r}")
+        outer = events._get_running_loop()
+        try:
+            self._lazy_init()
+        except BaseException:
+            coro.close()
+            raise
+        loop: asyncio.AbstractEventLoop
+        assert self._loop is not None
+        loop = self._loop
+        task = loop.create_task(coro, context=self._context if context is None else context)
+        if outer is not None:
+            return loop.run_until_complete(task)
+        hooked = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        handler = functools.partial(self._on_sigint, main_task=task)
+        if hooked:
+            try:
+                signal.signal(signal.SIGINT, handler)
+            except ValueError:
+                hooked = False  # an embedded interpreter whose main thread is not the process's
+        self._interrupts = 0
+        try:
+            return loop.run_until_complete(task)
+        except exceptions.CancelledError:
+            if self._interrupts > 0:
+                uncancel = getattr(task, "uncancel", None)
+                if uncancel is not None and uncancel() == 0:
+                    raise KeyboardInterrupt from None
+            raise
+        finally:
+            if hooked and signal.getsignal(signal.SIGINT) is handler:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _lazy_init(self) -> None:
+        if self._state is _State.CLOSED:
+            raise RuntimeError("Runner is closed")
+        if self._state is _State.INITIALIZED:
+            return
+        self._loop = self._loop_factory()
+        if events._get_running_loop() is None:
+            # as asyncio.run does, for get_event_loop() in code that runs between the runs
+            events.set_event_loop(self._loop)
+            self._set_event_loop = True
+        if self._debug is not None:
+            self._loop.set_debug(self._debug)
+        self._context = contextvars.copy_context()
+        self._state = _State.INITIALIZED
+
+    def _on_sigint(self, signum: int, frame: object, main_task: asyncio.Task[Any]) -> None:
+        self._interrupts += 1
+        if self._interrupts == 1 and not main_task.done():
+            main_task.cancel()
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(lambda: None)  # wake it if it waits in the kernel
+            return
+        raise KeyboardInterrupt
+
+
+def run(
+    main: Coroutine[Any, Any, _T],
+    *,
+    debug: bool | None = None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> _T:
+    """Run a coroutine on a new noria loop and return its result.
+
+    May be called while a loop runs in this thread: on a running noria loop (and without loop_factory) the coroutine
+    runs on it, nested, and its other tasks go on.
+
+    debug: debug mode. loop_factory: makes the loop. Raises ValueError if main is no coroutine.
+
+    Source: asyncio.run, uvloop.run.
+    """
+    running = events._get_running_loop()
+    if isinstance(running, Loop) and loop_factory is None:
+        if not asyncio.iscoroutine(main):
+            raise ValueError(f"a coroutine was expected, got {main!r}")
+        return running.run_until_complete(main)  # type: ignore[no-any-return]
+    with Runner(debug=debug, loop_factory=loop_factory) as runner:
+        return runner.run(main)
+
+
+def cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel the loop's unfinished tasks, wait for them, and report what they raised instead."""
+    left = asyncio.all_tasks(loop)
+    if not left:
+        return
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(settle(left))
+    for task in left:
+        if task.cancelled():
+            continue
+        error = task.exception()
+        if error is not None:
+            loop.call_exception_handler(
+                {"message": "unhandled exception during asyncio.run() shutdown", "exception": error, "task": task}
+            )
+
+
+async def settle(tasks: set[asyncio.Task[Any]]) -> None:
+    """Wait for all of them, whatever becomes of them."""
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def shutdown_executor(loop: asyncio.AbstractEventLoop) -> None:
+    """Let the default executor's threads end, but not for ever. A loop that is no noria loop may lack the timeout."""
+    if isinstance(loop, Loop):
+        await loop.shutdown_default_executor(THREAD_JOIN_TIMEOUT)
+    else:
+        await loop.shutdown_default_executor()
+
+
+class EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
+    """Makes noria loops wherever a program asks asyncio for a new one.
+
+    >>> import asyncio, noria
+    >>> asyncio.set_event_loop_policy(noria.EventLoopPolicy())
+    """
+
+    def _loop_factory(self) -> asyncio.AbstractEventLoop:
+        return new_event_loop()
+
+
+def install() -> None:
+    """Make noria's the loop of the whole program: asyncio.run() and asyncio.new_event_loop() use it from now on."""
+    asyncio.set_event_loop_policy(EventLoopPolicy())
