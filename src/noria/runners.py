@@ -44,6 +44,7 @@ class Runner:
     ) -> None:
         self._state = _State.CREATED
         self._debug = debug
+        self._given_factory = loop_factory
         self._loop_factory = loop_factory or new_event_loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: contextvars.Context | None = None
@@ -127,8 +128,8 @@ class Runner:
         if self._state is _State.INITIALIZED:
             return
         self._loop = self._loop_factory()
-        if events._get_running_loop() is None:
-            # as asyncio.run does, for get_event_loop() in code that runs between the runs
+        if self._given_factory is None and events._get_running_loop() is None:
+            # as asyncio.Runner does, for get_event_loop() in code that runs between the runs
             events.set_event_loop(self._loop)
             self._set_event_loop = True
         if self._debug is not None:
@@ -157,7 +158,7 @@ def run(
     May be called while a loop runs in this thread: on a running noria loop (and without loop_factory) the coroutine
     runs on it, nested, and its other tasks go on.
 
-    debug: debug mode. loop_factory: makes the loop. Raises ValueError if main is no coroutine.
+    debug: debug mode; nested on a running loop, for the time of this run. loop_factory: makes the loop. Raises ValueError if main is no coroutine.
 
     Source: asyncio.run, uvloop.run.
     """
@@ -165,7 +166,13 @@ def run(
     if isinstance(running, Loop) and loop_factory is None:
         if not asyncio.iscoroutine(main):
             raise ValueError(f"a coroutine was expected, got {main!r}")
-        return running.run_until_complete(main)  # type: ignore[no-any-return]
+        before = running.get_debug()
+        if debug is not None:
+            running.set_debug(debug)
+        try:
+            return running.run_until_complete(main)  # type: ignore[no-any-return]
+        finally:
+            running.set_debug(before)
     with Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)
 

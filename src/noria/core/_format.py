@@ -3,16 +3,17 @@ has one, so that logs look the same on either loop."""
 
 from __future__ import annotations
 
+import inspect
 import reprlib
-import sys
 import traceback
 from asyncio import constants, format_helpers
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-# Only callbacks whose arguments may be shown take the 3.14 keyword.
-_KEYWORDS = {"debug": True} if sys.version_info >= (3, 14) else {}
+# From 3.13 on asyncio shows a callback's arguments in debug mode only.
+_SHOW = inspect.signature(format_helpers._format_callback_source).parameters  # type: ignore[attr-defined]
+_KEYWORDS = {"debug": True} if "debug" in _SHOW else {}
 
 
 def callback(func: Callable[..., object], args: tuple[Any, ...], debug: bool) -> str:

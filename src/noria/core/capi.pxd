@@ -41,4 +41,4 @@ cdef extern from "compat.h":
     double noria_monotonic() nogil
     uint64_t noria_ticks() nogil
     uint64_t NORIA_SLICE
-    void noria_set_iternext(object type, PyObject* (*next)(PyObject*) noexcept)
+    void noria_set_await(object type, PyObject* (*itself)(PyObject*) noexcept, PyObject* (*next)(PyObject*) noexcept)

@@ -71,9 +71,13 @@ static inline uint64_t noria_ticks(void) {
 #endif
 #define NORIA_SLICE 1000000u
 
-/* Cython's own __next__ cannot end an iterator with a value without making a traceback entry. */
-static inline void noria_set_iternext(PyObject *type, iternextfunc next) {
-    ((PyTypeObject *)type)->tp_iternext = next;
+/* What `await` and `yield from` call: `self` for the iterator, `next` for its turns. The methods __await__ and __iter__
+   that the type shows keep Cython's functions, for those who call them by name. */
+static inline void noria_set_await(PyObject *type, unaryfunc self, iternextfunc next) {
+    PyTypeObject *t = (PyTypeObject *)type;
+    t->tp_as_async->am_await = self;
+    t->tp_iter = self;
+    t->tp_iternext = next;
 }
 
 #endif

@@ -15,12 +15,16 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from types import GenericAlias
 
+cimport cython
+
 from noria.core.capi cimport (
     PyContext_CopyCurrent, PyErr_SetObject, PyException_SetTraceback,
-    noria_set_iternext, noria_stop_iteration, noria_take_exception,
+    noria_set_await, noria_stop_iteration, noria_take_exception,
 )
 from noria.core.handles cimport new_handle
 from noria.core.wheel cimport Ready, Wheel, push
+
+import builtins
 
 import asyncio.events
 import asyncio.exceptions
@@ -64,7 +68,7 @@ cdef class Future(Ready):
 
     cdef int check_alive(self) except -1:
         if self.loop is None:
-            raise RuntimeError(f"{type(self).__name__} object is not initialized.")
+            raise RuntimeError("Future object is not initialized.")
         return 0
 
     def __del__(self):
@@ -99,8 +103,10 @@ cdef class Future(Ready):
     def __delattr__(self, name):
         if self.extra is not None and name in self.extra:
             del self.extra[name]
+        elif hasattr(type(self), name):
+            raise AttributeError(f"cannot delete attribute {name!r} of {type(self).__name__!r} objects")
         else:
-            object.__delattr__(self, name)
+            self.__getattr__(name)  # which says that there is none
 
     # What asyncio's duck typing and its reports look at.
 
@@ -223,7 +229,6 @@ cdef class Future(Ready):
         if self.state == CANCELLED:
             raise self.cancelled_error()
         if self.state == PENDING:
-            self.check_alive()
             raise InvalidStateError("Exception is not set.")
         self.unseen = False
         if self.error is not None:
@@ -278,27 +283,14 @@ cdef class Future(Ready):
 
     # Awaiting.
 
+    # `await` and `yield from` take the type's slots, which give the future itself (see the end of the module);
+    # whoever calls these by name gets an iterator with a generator's methods.
+
     def __await__(self):
-        self.check_alive()
-        return self
+        return new_iter(self)
 
     def __iter__(self):
-        self.check_alive()
-        return self
-
-    def __next__(self):
-        cdef PyObject* step = proceed(<PyObject*>self)
-        cdef PyObject* raised
-        if step == NULL:
-            raised = noria_take_exception()
-            if raised == NULL:
-                raise StopIteration
-            exc = <object>raised
-            Py_DECREF(exc)
-            raise exc
-        result = <object>step
-        Py_DECREF(result)
-        return result
+        return new_iter(self)
 
     # Inside.
 
@@ -404,7 +396,6 @@ cdef class Future(Ready):
             raise self.error
         if self.state == CANCELLED:
             raise self.cancelled_error()
-        self.check_alive()
         raise InvalidStateError("Result is not ready.")
 
     cdef object cancelled_error(self):
@@ -416,6 +407,68 @@ cdef class Future(Ready):
         else:
             error = CancelledError(self.message)
         return error
+
+
+@cython.internal
+cdef class FutureIter:
+    """What `future.__await__()` returns: for code that drives awaitables by hand."""
+    cdef Future future
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value, /):
+        """Go on: the future itself if it is not done, else StopIteration with its result, or its exception."""
+        cdef PyObject* step
+        cdef PyObject* raised
+        cdef Future future = self.future
+        if future is None:
+            raise StopIteration
+        step = proceed(<PyObject*>future)
+        if step != NULL:
+            Py_DECREF(future)
+            return future
+        self.future = None
+        raised = noria_take_exception()
+        if raised == NULL:
+            raise StopIteration
+        error = <object>raised
+        Py_DECREF(error)
+        raise error
+
+    def throw(self, type, value=None, traceback=None, /):
+        """Raise the exception; the future is let go."""
+        self.future = None
+        if value is None:
+            value = type() if isinstance(type, builtins.type) else type
+        elif not isinstance(value, BaseException):
+            value = type(value)
+        if not isinstance(value, BaseException):
+            raise TypeError(f"exceptions must be classes or instances deriving from BaseException, not {type!r}")
+        raise value if traceback is None else value.with_traceback(traceback)
+
+    def close(self):
+        """Let the future go."""
+        self.future = None
+
+
+cdef FutureIter new_iter(Future future):
+    cdef FutureIter it = FutureIter.__new__(FutureIter)
+    future.check_alive()
+    it.future = future
+    return it
+
+
+cdef PyObject* itself(PyObject* self) noexcept:
+    if (<Future>self).loop is None:
+        error = RuntimeError("Future object is not initialized.")
+        PyErr_SetObject(RuntimeError, error)
+        return NULL
+    Py_INCREF(<object>self)
+    return self
 
 
 # What `await` calls at every turn. Written against the C API, so that the result travels without a Python frame.
@@ -442,4 +495,14 @@ cdef PyObject* proceed(PyObject* it) noexcept:
     return <PyObject*>self
 
 
-noria_set_iternext(Future, proceed)
+noria_set_await(Future, itself, proceed)
+
+
+cdef extern from *:
+    """
+    #include "pool.h"
+    NORIA_POOL(futures, 128)
+    """
+    void futures_pool(object type)
+
+futures_pool(Future)

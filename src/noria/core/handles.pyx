@@ -63,7 +63,7 @@ cdef class Handle(Ready):
         cdef object args = self.args
         cdef object context = self.context
         cdef Wheel wheel = self.wheel
-        if callback is None:
+        if self.stopped:
             return 0
         if PyContext_Enter(<PyObject*>context) < 0:
             return self.failed(callback, args)
@@ -87,27 +87,35 @@ cdef class Handle(Ready):
 
     cdef int failed(self, object callback, object args) except -1:
         cdef PyObject* raised = noria_take_exception()
-        cdef dict report
         exc = <object>raised
         Py_DECREF(exc)
         if isinstance(exc, (KeyboardInterrupt, SystemExit)):
             raise exc
-        shown = (args,) if self.single else args
-        report = {
-            "message": "Exception in callback " + _format.callback(callback, shown, self.wheel.debug),
-            "exception": exc,
+        return self.report(callback, (args,) if self.single else args, exc)
+
+    cdef int report(self, object callback, tuple args, object error) except -1:
+        cdef dict context = {
+            "message": "Exception in callback " + _format.callback(callback, args, self.loop.get_debug()),
+            "exception": error,
             "handle": self,
         }
         if self.source_tb is not None:
-            report["source_traceback"] = self.source_tb
-        self.loop.call_exception_handler(report)
+            context["source_traceback"] = self.source_tb
+        self.loop.call_exception_handler(context)
         return 0
 
     def _run(self):
         """Run the callback now. The loop calls this for nobody; it is here for those who drive handles by hand."""
         if self.wheel is None:
-            if self.callback is not None:
-                self.context.run(self.callback, *self.arguments())
+            callback, args = self.callback, self.arguments()
+            if self.stopped:
+                return
+            try:
+                self.context.run(callback, *args)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                self.report(callback, args, error)
         else:
             self.run()
 
@@ -185,3 +193,13 @@ cdef Handle new_handle(Wheel wheel, object callback, object args, bint single, o
     cdef Handle handle = Handle.__new__(Handle)
     handle.setup(wheel, callback, args, single, context)
     return handle
+
+
+cdef extern from *:
+    """
+    #include "pool.h"
+    NORIA_POOL(handles, 128)
+    """
+    void handles_pool(object type)
+
+handles_pool(Handle)

@@ -105,7 +105,11 @@ class Housekeeping(asyncio.AbstractEventLoop):
                 )
 
     def _report_slow(self, item: object, seconds: float) -> None:
-        logger.warning("Executing %s took %.3f seconds", item, seconds)
+        what = repr(item)
+        protocol = getattr(item, "get_protocol", None)
+        if protocol is not None:
+            what += f" for {protocol()!r}"
+        logger.warning("Executing %s took %.3f seconds", what, seconds)
 
     # Executors.
 

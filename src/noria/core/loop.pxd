@@ -3,6 +3,9 @@ from libc.stdint cimport uint64_t
 from noria.core.timers cimport TimerHandle, Timers
 from noria.core.wheel cimport Wheel
 
+cdef class Stopper:
+    cdef bint done
+
 cdef class CoreLoop(Wheel):
     cdef Timers timers
     cdef object factory          # of tasks; None for the plain one
@@ -15,7 +18,9 @@ cdef class CoreLoop(Wheel):
     cdef uint64_t asked          # when that was, in ticks
     cdef public double slow_callback_duration
 
-    cdef int turn(self, bint ask, bint wait) except -1
+    cdef bint over(self, Stopper stopper) noexcept
+    cdef int turn(self, bint ask, Stopper stopper) except -1
+    cdef int spin(self, size_t end) except -1
     cdef int timed_run(self, object item) except -1
     cdef TimerHandle timer(self, double when, object callback, tuple args, object context)
     cdef int checked_callback(self, object callback, str method) except -1

@@ -45,7 +45,8 @@ cdef object EAGER_FACTORY = getattr(asyncio.tasks, "eager_task_factory", None)
 
 cdef class Stopper:
     """Done callback of the future a run waits for."""
-    cdef bint done
+
+    __name__ = __qualname__ = "run_until_complete"
 
     def __call__(self, future):
         # The future's own KeyboardInterrupt or SystemExit ends the run by itself.
@@ -262,7 +263,6 @@ cdef class CoreLoop(Wheel):
         cdef PyObject* task = self.current
         cdef PyObject* context = self.entered
         cdef bint ask = True
-        cdef bint first = self.depth == 1
         cdef bint lent = False
         # Nested inside a step: others may need the context it runs in, and none of them is the current task.
         if context != NULL:
@@ -276,11 +276,9 @@ cdef class CoreLoop(Wheel):
             self.publish()
         try:
             while True:
-                self.turn(ask, stopper is None or not stopper.done)
+                self.turn(ask, stopper)
                 ask = False
-                if self.stopping and first:
-                    break
-                if stopper is not None and stopper.done:
+                if self.over(stopper):
                     break
         finally:
             self.current = task
@@ -335,14 +333,21 @@ cdef class CoreLoop(Wheel):
             raise RuntimeError("Event loop stopped before Future completed.")
         return future.result()
 
-    cdef int turn(self, bint ask, bint wait) except -1:
+    cdef bint over(self, Stopper stopper) noexcept:
+        # stop() is for the outermost run; a nested one has a future to see done.
+        if stopper is not None and stopper.done:
+            return True
+        return self.stopping and self.depth == 1
+
+    cdef int turn(self, bint ask, Stopper stopper) except -1:
         cdef double timeout
         cdef size_t end
-        cdef PyObject* item
         cdef bint polled = True
         if self.ring.head == self.ring.tail:
+            PyErr_CheckSignals()  # handlers may queue something, or stop us
+        if self.ring.head == self.ring.tail:
             # Nothing to do: wait for the kernel, a timer or another thread.
-            if self.stopping or not wait:
+            if self.over(stopper):
                 timeout = 0
             elif self.timers.count:
                 timeout = self.timers.slots[0].at - noria_monotonic()
@@ -367,6 +372,20 @@ cdef class CoreLoop(Wheel):
             self.timer_due = False
             self.timers.due(self, noria_monotonic() + RESOLUTION)
         end = self.ring.tail
+        while True:
+            try:
+                self.spin(end)
+                break
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                # Items deal with the program's errors themselves. What gets here must not end the loop either.
+                self.call_exception_handler({"message": "Exception in a callback of the event loop", "exception": error})
+        return 0
+
+    cdef int spin(self, size_t end) except -1:
+        # Run what is queued, up to `end`; a nested run may have been there before us.
+        cdef PyObject* item
         while <Py_ssize_t>(end - self.ring.head) > 0:
             item = self.ring.items[self.ring.head & self.ring.mask]
             self.ring.head += 1

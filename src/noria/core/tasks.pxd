@@ -2,7 +2,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from noria.core.futures cimport Future
-from noria.core.wheel cimport Wheel
+from noria.core.wheel cimport Link, Wheel
 
 cdef class Task(Future):
     cdef object coro             # None once an eager task finished without suspending
@@ -12,19 +12,17 @@ cdef class Task(Future):
     cdef object waiting          # the future it waits for
     cdef object thrown           # to be thrown in at the next step
     cdef Py_ssize_t cancels      # cancel() requests less uncancel()s
-    cdef PyObject* before        # links of the loop's list of unfinished tasks
-    cdef PyObject* after
-    cdef bint linked
+    cdef Link place              # in the loop's list of unfinished tasks
     cdef bint must_cancel
     cdef bint log_destroy
 
     cdef int begin(self, object coro, object loop, object name, object context, bint eager) except -1
-    cdef int link(self) noexcept
     cdef int unlink(self) noexcept
     cdef int schedule(self) except -1
     cdef int step(self, bint enter) except -1
     cdef int suspend(self, object yielded) except -1
     cdef int suspend_on_foreign(self, object yielded) except -1
+    cdef int wait_on_foreign(self, object yielded) except -1
     cdef int awake(self, object future) except -1
     cdef int throw_soon(self, object error) except -1
     cdef int end(self, object error) except -1

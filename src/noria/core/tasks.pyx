@@ -21,7 +21,7 @@ from noria.core.capi cimport (
     noria_restore_exception, noria_take_exception,
 )
 from noria.core.futures cimport CANCELLED, FINISHED, PENDING, Future
-from noria.core.wheel cimport Ready, Wheel, push
+from noria.core.wheel cimport Link, Ready, Wheel, push
 
 import asyncio.base_tasks
 import asyncio.coroutines
@@ -36,6 +36,7 @@ cdef object CancelledError = asyncio.exceptions.CancelledError
 cdef object InvalidStateError = asyncio.exceptions.InvalidStateError
 cdef object THROW = "throw"
 cdef uint64_t serials = 0
+cdef dict current_tasks = asyncio.tasks._current_tasks
 
 
 cdef class Wakeup:
@@ -121,9 +122,16 @@ cdef class Task(Future):
         if self.wheel is None:
             asyncio.tasks._register_task(self)
         else:
-            self.link()
+            self.place.owner = <PyObject*>self
+            self.place.before = &self.wheel.tasks
+            self.place.after = self.wheel.tasks.after
+            self.place.after.before = &self.place
+            self.wheel.tasks.after = &self.place
         if eager:
-            self.step(True)
+            if self.wheel is not None:
+                self.step(True)
+            else:
+                self.context.run(self._step_now)
             if self.state != PENDING:
                 self.coro = None
         else:
@@ -259,26 +267,12 @@ cdef class Task(Future):
 
     # Inside.
 
-    cdef int link(self) noexcept:
-        cdef Wheel wheel = self.wheel
-        self.after = wheel.tasks
-        if wheel.tasks != NULL:
-            (<Task>wheel.tasks).before = <PyObject*>self
-        wheel.tasks = <PyObject*>self
-        self.linked = True
-        return 0
-
     cdef int unlink(self) noexcept:
-        if not self.linked:
-            return 0
-        self.linked = False
-        if self.before != NULL:
-            (<Task>self.before).after = self.after
-        else:
-            self.wheel.tasks = self.after
-        if self.after != NULL:
-            (<Task>self.after).before = self.before
-        self.before = self.after = NULL
+        # Touches no Python object: it also runs when the garbage collector has cleared ours.
+        if self.place.before != NULL:
+            self.place.before.after = self.place.after
+            self.place.after.before = self.place.before
+            self.place.before = self.place.after = NULL
         return 0
 
     cdef int schedule(self) except -1:
@@ -308,6 +302,9 @@ cdef class Task(Future):
     cdef int run(self) except -1:
         return self.step(True)
 
+    def _step_now(self):
+        self.step(False)
+
     cdef int awake(self, object future) except -1:
         # A foreign future is done; its loop called us in our context already.
         try:
@@ -335,10 +332,15 @@ cdef class Task(Future):
             self.waiting = None
 
         if wheel is None:
-            asyncio.tasks._enter_task(self.loop, self)
+            # On a foreign loop asyncio's own table is kept at each step; an eager task starts inside another's.
+            around = current_tasks.get(self.loop)
+            current_tasks[self.loop] = self
             outcome = proceed(self, error, &got)
             raised = take(outcome)
-            asyncio.tasks._leave_task(self.loop, self)
+            if around is None:
+                current_tasks.pop(self.loop, None)
+            else:
+                current_tasks[self.loop] = around
         else:
             outer = wheel.current
             wheel.current = <PyObject*>self
@@ -410,7 +412,16 @@ cdef class Task(Future):
         return 0
 
     cdef int suspend_on_foreign(self, object yielded) except -1:
-        # Duck typing as in asyncio: futures of other makes, subclasses, and mistakes.
+        # Duck typing as in asyncio: futures of other makes, subclasses, and mistakes. Should one of its methods raise, the
+        # coroutine hears of it, where asyncio would leave the task waiting for ever.
+        try:
+            return self.wait_on_foreign(yielded)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            return self.throw_soon(error)
+
+    cdef int wait_on_foreign(self, object yielded) except -1:
         blocking = getattr(yielded, "_asyncio_future_blocking", None)
         if blocking is None:
             if inspect.isgenerator(yielded):
@@ -433,7 +444,7 @@ cdef class Task(Future):
         return 0
 
 
-cdef inline PySendResult proceed(Task task, object error, PyObject** got):
+cdef inline PySendResult proceed(Task task, object error, PyObject** got) noexcept:
     cdef PyObject* raised
     if error is None:
         return PyIter_Send(<PyObject*>task.coro, <PyObject*>None, got)
@@ -474,12 +485,12 @@ cdef Task new_task(Wheel wheel, object coro, object name, object context, bint e
 
 cdef list list_tasks(Wheel wheel):
     cdef list found = []
-    cdef PyObject* link = wheel.tasks
-    while link != NULL:
+    cdef Link* link = wheel.tasks.after
+    while link != &wheel.tasks:
         # A task that is just being destroyed is still linked while its weak references are cleared.
-        if Py_REFCNT(link) > 0:
-            found.append(<object>link)
-        link = (<Task>link).after
+        if Py_REFCNT(link.owner) > 0:
+            found.append(<object>link.owner)
+        link = link.after
     return found
 
 
@@ -506,7 +517,7 @@ class Registry(weakref.WeakSet):  # type: ignore[type-arg]
 
     def __contains__(self, item):
         if isinstance(item, Task):
-            return (<Task>item).linked or super().__contains__(item)
+            return (<Task>item).place.before != NULL or super().__contains__(item)
         return super().__contains__(item)
 
 
@@ -519,3 +530,13 @@ def install_registry():
 
 
 install_registry()
+
+
+cdef extern from *:
+    """
+    #include "pool.h"
+    NORIA_POOL(tasks, 128)
+    """
+    void tasks_pool(object type)
+
+tasks_pool(Task)

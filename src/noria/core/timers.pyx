@@ -218,3 +218,13 @@ cdef int clear(PyObject* self) noexcept:
 
 (<PyTypeObject*>Timers).tp_traverse = <traverseproc>traverse
 (<PyTypeObject*>Timers).tp_clear = <inquiry>clear
+
+
+cdef extern from *:
+    """
+    #include "pool.h"
+    NORIA_POOL(timers, 128)
+    """
+    void timers_pool(object type)
+
+timers_pool(TimerHandle)

@@ -10,6 +10,12 @@ cdef struct Ring:
     size_t head
     size_t tail
 
+# A list linked through its members, which it does not own. The wheel's own link is the anchor.
+cdef struct Link:
+    Link* before
+    Link* after
+    PyObject* owner
+
 cdef class Ready:
     # Run once. Errors of the program are dealt with inside; only what must end the loop comes out
     # (KeyboardInterrupt, SystemExit).
@@ -35,7 +41,7 @@ cdef class Wheel:
     cdef PyObject* published     # what asyncio's own table of current tasks holds on our behalf, borrowed
     cdef object shadowed         # the standard task whose place in that table ours took
     cdef PyObject* entered       # the context this turn's item runs in, borrowed
-    cdef PyObject* tasks         # first of the list of unfinished tasks; the tasks hold the links
+    cdef Link tasks              # the unfinished tasks
 
     cdef int grow(self) except -1
     cdef int empty(self) except -1

@@ -46,8 +46,15 @@ cdef class Wheel:
         if self.ring.items == NULL:
             raise MemoryError
         self.ring.mask = 63
+        self.tasks.before = self.tasks.after = &self.tasks
 
     def __dealloc__(self):
+        # Tasks collected together with their loop may outlive it by a moment.
+        cdef Link* link = self.tasks.after
+        while link != &self.tasks:
+            self.tasks.after = link.after
+            link.before = link.after = NULL
+            link = self.tasks.after
         self.empty()
         free(self.ring.items)
 

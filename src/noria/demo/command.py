@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 import noria
@@ -44,7 +45,8 @@ _AXIS = 48  # characters for the longest time
 
 @dataclass(frozen=True)
 class Measured:
-    """One way, run once. Times in seconds; `begin` and those in `downloads` and `heartbeat` are of one clock."""
+    """One way, run once. Times in seconds; `begin` and those in `downloads` and `heartbeat` are of one clock.
+    """
 
     title: str
     begin: float
@@ -130,9 +132,8 @@ def _show(console: Console, measured: Measured, scale: float) -> None:
                 line[place] = mark
         bar = Text("".join(line).rstrip(), style=style)
         console.print(Text(f"   {name:<13}").append_text(bar if spans else Text("never", style="green")))
-    console.print(
-        Text(f"   {measured.seconds:.2f} s: ", style="bold").append(_reason(measured), style="not bold"), ""
-    )
+    words = Text(f"{measured.seconds:.2f} s: ", style="bold").append(_reason(measured), style="not bold")
+    console.print(Padding(words, (0, 0, 1, 3)))
 
 
 def _reason(measured: Measured) -> str:
@@ -144,15 +145,16 @@ def _reason(measured: Measured) -> str:
             f" stretch; a task that wanted to run every 10 ms got {heartbeat.beats} turns."
         )
         if culprit := heartbeat.culprit:
-            words += f" Held by {culprit.coroutine}, {culprit.file} line {culprit.line}, waiting in {culprit.inside}."
+            held = f"{culprit.coroutine} ({culprit.file} line {culprit.line})"
+            words += f" Held by {held}, in {culprit.inside}."
         return words
     free = f"The loop was never blocked, and other tasks got {heartbeat.beats} turns meanwhile."
     if heartbeat.blocked:
         free = f"The loop stood still for {heartbeat.total:.2f} s of it."
     if measured.sum < 1.5 * measured.seconds:
         return (
-            f"the {expected} downloads took {measured.sum / expected:.2f} s each, one after the other, because each"
-            f" was awaited before the next began. {free}"
+            f"the {expected} downloads took {measured.sum / expected:.2f} s each, one after the other,"
+            f" because each was awaited before the next began. {free}"
         )
     return (
         f"the {expected} downloads took {measured.sum:.2f} s of waiting together, but at the same time: "

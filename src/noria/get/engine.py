@@ -426,6 +426,8 @@ class _Run:
                 failure = failures.network_failure(error, self._limits.connect, self._limits.stall)
             delay = self._policy.delay(transfer.attempts, failure.retry_after) if failure.again else None
             if delay is None:
+                if (failure.retry_after or 0.0) > self._policy.longest:
+                    raise Failure(f"{failure.message}, and asks to wait {failure.retry_after:g} s")
                 raise failure
             transfer.waiting = True
             await asyncio.sleep(delay)

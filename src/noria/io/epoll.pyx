@@ -8,8 +8,8 @@ has a generation, and events carry it). A nested wait first hands on what the ou
 often a moment apart) and at once for writing (a writable socket would report for ever).
 """
 
-from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from cpython.object cimport PyObject, PyTypeObject, inquiry, traverseproc, visitproc
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
@@ -215,8 +215,6 @@ cdef class EpollDriver(IODriver):
         cdef int total = self.deliver(defer)   # what an outer wait had not got to when a nested run began
         if total:
             timeout = 0
-        PyErr_CheckSignals()
-        # Signal handlers may have queued something or asked to stop; look again while nobody can interfere.
         if timeout == 0 or self.wheel.ring.head != self.wheel.ring.tail:
             n = noria_wait(self.epfd, self.events, BATCH, 0)
         else:
@@ -261,12 +259,20 @@ cdef class EpollDriver(IODriver):
                 self.arm(channel, channel.wants)
             elif channel.queued:
                 channel.pending |= events
-            elif defer:
+            elif defer or self.wheel.debug:  # debug: the queue's items are timed
                 channel.pending |= events
                 channel.queued = True
                 push(self.wheel, channel)
             else:
-                channel.happened(events)
+                try:
+                    channel.happened(events)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as error:
+                    self.wheel.call_exception_handler({
+                        "message": "Exception in a callback of the event loop", "exception": error,
+                        "transport": channel,
+                    })
         return delivered
 
     # Doing.
@@ -307,3 +313,28 @@ cdef class EpollDriver(IODriver):
                 return fd
             if errno != EINTR:
                 return -errno
+
+
+# The slots hold references the garbage collector must see: a loop dropped with connections open is a cycle.
+cdef traverseproc plain_traverse = (<PyTypeObject*>EpollDriver).tp_traverse
+cdef inquiry plain_clear = (<PyTypeObject*>EpollDriver).tp_clear
+
+
+cdef int traverse(PyObject* self, visitproc visit, void* arg) noexcept:
+    cdef EpollDriver driver = <EpollDriver>self
+    cdef int fd, stop
+    for fd in range(driver.room):
+        if driver.slots[fd].channel != NULL:
+            stop = visit(driver.slots[fd].channel, arg)
+            if stop:
+                return stop
+    return plain_traverse(self, visit, arg) if plain_traverse != NULL else 0
+
+
+cdef int clear(PyObject* self) noexcept:
+    (<EpollDriver>self).shut()
+    return plain_clear(<object>self) if plain_clear != NULL else 0
+
+
+(<PyTypeObject*>EpollDriver).tp_traverse = <traverseproc>traverse
+(<PyTypeObject*>EpollDriver).tp_clear = <inquiry>clear

@@ -15,7 +15,7 @@ import os
 import socket
 import ssl
 import stat
-from asyncio import sslproto
+from asyncio import constants, sslproto
 from asyncio.log import logger
 from collections.abc import Callable, Iterable
 from typing import IO, Any
@@ -248,7 +248,11 @@ class Connecting(SocketCalls):
             protocol = protocol_factory()
             if not ssl_:
                 transport = open_stream(self, sock, protocol)
-                await asyncio.sleep(0)  # what connection_made scheduled runs before the caller goes on
+                try:
+                    await asyncio.sleep(0)  # connection_made is queued before us
+                except BaseException:
+                    transport.close()
+                    raise
                 return transport, protocol
             waiter = self.create_future()
             wrapped = sslproto.SSLProtocol(  # type: ignore[attr-defined]
@@ -268,7 +272,8 @@ class Connecting(SocketCalls):
         try:
             await waiter
         except BaseException:
-            wrapped._app_transport.close()
+            if wrapped._app_transport is not None:  # it is None when the handshake never began
+                wrapped._app_transport.close()
             raw.abort()
             raise
         return wrapped._app_transport, protocol
@@ -511,11 +516,10 @@ class Connecting(SocketCalls):
         server = Server(self, sockets, factory, backlog, wrap, on_close)
         if start_serving:
             try:
-                server._start()
+                await server.start_serving()
             except BaseException:
                 server.close()
                 raise
-            await asyncio.sleep(0)
         return server
 
     # Files to transports.
@@ -530,6 +534,9 @@ class Connecting(SocketCalls):
         """
         if transport.is_closing():
             raise RuntimeError("Transport is closing")
+        mode = getattr(transport, "_sendfile_compatible", constants._SendfileMode.UNSUPPORTED)
+        if mode is constants._SendfileMode.UNSUPPORTED:
+            raise RuntimeError(f"sendfile is not supported for transport {transport!r}")
         check_sendfile(file, offset, count)
         if isinstance(transport, StreamTransport):
             return await self._sendfile_plain(transport, file, offset, count, fallback)
@@ -548,15 +555,14 @@ class Connecting(SocketCalls):
         # transport keeps its own registration.
         drained = Drain(transport, self)
         try:
-            transport.pause_reading()
             await drained.empty()
+            transport._hold_writes(True)
             with transport.get_extra_info("socket").dup() as sock:
                 sock.setblocking(False)
                 return await self.sock_sendfile(sock, file, offset, count, fallback=fallback)
         finally:
+            transport._hold_writes(False)
             drained.restore()
-            if drained.was_reading:
-                transport.resume_reading()
 
 
 class Drain(asyncio.Protocol):

@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from asyncio import base_events, selector_events, unix_events
+from asyncio.log import logger
 from typing import Any
 
 _Base = base_events.BaseEventLoop
@@ -119,11 +120,10 @@ class StandIns(asyncio.AbstractEventLoop):
         self._remove_reader(pidfd)  # type: ignore[attr-defined]
         self._pidfds.discard(pidfd)
         os.close(pidfd)
-        # Popen knows if it was polled before us, so no status is ever lost.
-        transport._process_exited(child.wait())
+        transport._process_exited(reap(child))
 
     def _wait_for_child(self, transport: Any, child: Any) -> None:
-        status = child.wait()
+        status = reap(child)
         try:
             self.call_soon_threadsafe(transport._process_exited, status)
         except RuntimeError:
@@ -134,3 +134,19 @@ class StandIns(asyncio.AbstractEventLoop):
             self._remove_reader(pidfd)  # type: ignore[attr-defined]
             os.close(pidfd)
         self._pidfds.clear()
+
+
+def reap(child: Any) -> int:
+    """The exit code of a child that has ended, or whose end is to be waited for; negative for a signal.
+
+    subprocess.Popen knows it already if the program polled it before us. If somebody else took the status it is
+    lost: 255, and a warning, as in asyncio.
+    """
+    if child.returncode is not None:
+        return int(child.returncode)
+    try:
+        _, status = os.waitpid(child.pid, 0)
+    except ChildProcessError:
+        logger.warning("child process pid %d exit status already read: will report returncode 255", child.pid)
+        return 255
+    return os.waitstatus_to_exitcode(status)

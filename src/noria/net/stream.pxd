@@ -1,3 +1,5 @@
+from cpython.object cimport PyObject
+
 from noria.core.wheel cimport Wheel
 from noria.io.driver cimport Channel
 from noria.io.sys cimport sockaddr_storage, socklen_t
@@ -28,13 +30,16 @@ cdef class StreamTransport(Channel):
     cdef unsigned char raw_peer_size
     cdef int lost_writes
     cdef Life life
+    cdef bint begun              # connection_made() was called
     cdef bint buffered           # the protocol is a BufferedProtocol
     cdef bint paused             # pause_reading()
     cdef bint ended              # the peer sent its end of stream
     cdef bint eof                # write_eof()
+    cdef bint sending_file       # somebody writes to the socket beside us
     cdef bint choked             # the protocol was told to pause writing
 
     cdef int begin(self) except -1
+    cdef bint call(self, object method, PyObject* arg, PyObject** result) noexcept
     cdef int use(self, object protocol) except -1
     cdef int read_ready(self) except -1
     cdef int read_into(self) except -1
@@ -51,6 +56,8 @@ cdef class StreamTransport(Channel):
     cdef int tell(self, str method) except -1
     cdef int finish(self) except -1
     cdef int close_fd(self) except -1
+    cdef int report(self, str message) except -1
+    cdef dict extra_info(self)
     cdef object address(self, bint peer)
 
 cdef object address_of(sockaddr_storage* raw, socklen_t size)

@@ -32,6 +32,7 @@ from noria.io.sys cimport (
     sockaddr_storage, sockaddr_un, socklen_t,
 )
 
+import asyncio.constants
 import asyncio.protocols
 import asyncio.transports
 import asyncio.trsock
@@ -51,6 +52,8 @@ cdef object DATA_RECEIVED = "data_received"
 cdef object BUFFER_UPDATED = "buffer_updated"
 cdef object CONNECTION_MADE = "connection_made"
 cdef object CONNECTION_LOST = "connection_lost"
+cdef object GET_BUFFER = "get_buffer"
+cdef object EOF_RECEIVED = "eof_received"
 cdef object BufferedProtocol = asyncio.protocols.BufferedProtocol
 
 
@@ -92,6 +95,11 @@ cdef class StreamTransport(Channel):
         return asyncio.transports.Transport
 
     _start_tls_compatible = True
+    _sendfile_compatible = asyncio.constants._SendfileMode.TRY_NATIVE
+
+    def _hold_writes(self, bint on):
+        """While a file is being sent, write() would put its data into the middle of it, and raises."""
+        self.sending_file = on
 
     # Opening.
 
@@ -102,22 +110,47 @@ cdef class StreamTransport(Channel):
 
     cdef int begin(self) except -1:
         # connection_made, then start receiving, unless the protocol thought better of it.
-        cdef PyObject* result
-        if PyContext_Enter(<PyObject*>self.context) < 0:
-            return self.call_failed("Fatal error: protocol.connection_made() call failed.")
-        result = PyObject_CallMethodOneArg(<PyObject*>self.protocol, <PyObject*>CONNECTION_MADE, <PyObject*>self)
-        PyContext_Exit(<PyObject*>self.context)
-        if result == NULL:
+        self.begun = True
+        if not self.call(CONNECTION_MADE, <PyObject*>self, NULL):
             self.report("Exception in protocol.connection_made()")
-        else:
-            Py_DECREF(<object>result)
         if self.life == OPEN and not self.paused and not self.ended:
-            self.driver.want(self, self.wants | WANT_IN)
+            try:
+                self.driver.want(self, self.wants | WANT_IN)
+            except OSError as error:  # the kernel's limit on watches: epoll(7)
+                self.fatal(error, "Fatal error: cannot watch the socket")
         return 0
+
+    cdef bint call(self, object method, PyObject* arg, PyObject** result) noexcept:
+        # Call the protocol in the connection's context. False: an exception is pending. `result` NULL: not wanted.
+        # Our own references: the protocol may be changed while it runs, and a nested run may lend the context.
+        cdef object protocol = self.protocol
+        cdef object context = self.context
+        cdef Wheel loop = self.loop
+        cdef PyObject* outer
+        cdef PyObject* got
+        if PyContext_Enter(<PyObject*>context) < 0:
+            return False
+        outer = loop.entered
+        loop.entered = <PyObject*>context
+        if arg == NULL:
+            got = PyObject_CallMethodNoArgs(<PyObject*>protocol, <PyObject*>method)
+        else:
+            got = PyObject_CallMethodOneArg(<PyObject*>protocol, <PyObject*>method, arg)
+        loop.entered = outer
+        PyContext_Exit(<PyObject*>context)
+        if got == NULL:
+            return False
+        if result == NULL:
+            Py_DECREF(<object>got)
+        else:
+            result[0] = got
+        return True
 
     # Receiving.
 
     cdef int run(self) except -1:
+        if not self.begun:
+            return self.begin()
         if self.life == LOST:
             return self.finish()
         return Channel.run(self)
@@ -133,37 +166,29 @@ cdef class StreamTransport(Channel):
 
     cdef int read_ready(self) except -1:
         cdef char* where = NULL
-        cdef PyObject* result
-        cdef PyObject* outer
         cdef Py_ssize_t n = self.driver.receive(self, &where, 0)
+        cdef bytes data
         if n <= 0:
             if n == 0:
                 return self.got_eof()
             return self.trouble(n, "Fatal read error on socket transport")
         data = PyBytes_FromStringAndSize(where, n)
-        if PyContext_Enter(<PyObject*>self.context) < 0:
+        if not self.call(DATA_RECEIVED, <PyObject*>data, NULL):
             return self.call_failed("Fatal error: protocol.data_received() call failed.")
-        outer = self.loop.entered
-        self.loop.entered = <PyObject*>self.context
-        result = PyObject_CallMethodOneArg(<PyObject*>self.protocol, <PyObject*>DATA_RECEIVED, <PyObject*>data)
-        self.loop.entered = outer
-        PyContext_Exit(<PyObject*>self.context)
-        if result == NULL:
-            return self.call_failed("Fatal error: protocol.data_received() call failed.")
-        Py_DECREF(<object>result)
         return 0
 
     cdef int read_into(self) except -1:
         cdef Py_buffer view
         cdef char* where
         cdef Py_ssize_t n
-        cdef PyObject* result
-        context = self.context
+        cdef PyObject* got
+        cdef object number = -1
+        if not self.call(GET_BUFFER, <PyObject*>number, &got):
+            return self.call_failed("Fatal error: protocol.get_buffer() call failed.")
+        buffer = <object>got
+        Py_DECREF(buffer)
         try:
-            buffer = context.run(self.protocol.get_buffer, -1)
             PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-        except (KeyboardInterrupt, SystemExit):
-            raise
         except BaseException as error:
             return self.fatal(error, "Fatal error: protocol.get_buffer() call failed.")
         where = <char*>view.buf
@@ -180,25 +205,19 @@ cdef class StreamTransport(Channel):
             if n == 0:
                 return self.got_eof()
             return self.trouble(n, "Fatal read error on socket transport")
-        count = n
-        if PyContext_Enter(<PyObject*>context) < 0:
+        number = <object>n
+        if not self.call(BUFFER_UPDATED, <PyObject*>number, NULL):
             return self.call_failed("Fatal error: protocol.buffer_updated() call failed.")
-        result = PyObject_CallMethodOneArg(<PyObject*>self.protocol, <PyObject*>BUFFER_UPDATED, <PyObject*>count)
-        PyContext_Exit(<PyObject*>context)
-        if result == NULL:
-            return self.call_failed("Fatal error: protocol.buffer_updated() call failed.")
-        Py_DECREF(<object>result)
         return 0
 
     cdef int got_eof(self) except -1:
+        cdef PyObject* got
         self.ended = True
         self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
-        try:
-            keep_open = self.context.run(self.protocol.eof_received)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            return self.fatal(error, "Fatal error: protocol.eof_received() call failed.")
+        if not self.call(EOF_RECEIVED, NULL, &got):
+            return self.call_failed("Fatal error: protocol.eof_received() call failed.")
+        keep_open = <object>got
+        Py_DECREF(keep_open)
         if not keep_open:
             self.close()
         return 0
@@ -213,6 +232,8 @@ cdef class StreamTransport(Channel):
         cdef bint plain = type(data) is bytes
         if self.eof:
             raise RuntimeError("Cannot call write() after write_eof()")
+        if self.sending_file:
+            raise RuntimeError("unable to write; sendfile is in progress")
         if plain:
             part.iov_base = PyBytes_AS_STRING(data)
             size = PyBytes_GET_SIZE(data)
@@ -252,6 +273,8 @@ cdef class StreamTransport(Channel):
         """Send each item of an iterable of bytes-like objects, in one system call where the kernel takes it."""
         if self.eof:
             raise RuntimeError("Cannot call writelines() after write_eof()")
+        if self.sending_file:
+            raise RuntimeError("unable to writelines; sendfile is in progress")
         items = list(list_of_data)
         for item in items:
             if not isinstance(item, (bytes, bytearray, memoryview)):
@@ -466,23 +489,16 @@ cdef class StreamTransport(Channel):
         return 0
 
     cdef int finish(self) except -1:
-        cdef object protocol = self.protocol
         cdef object reason = self.reason
         cdef object server = self.server
         self.life = CLOSED
-        self.protocol = None
         self.server = None
         self.reason = None
         try:
-            self.context.run(protocol.connection_lost, reason)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            self.loop.call_exception_handler({
-                "message": "Exception in protocol.connection_lost()",
-                "exception": error, "transport": self, "protocol": protocol,
-            })
+            if not self.call(CONNECTION_LOST, <PyObject*>reason, NULL):
+                self.report("Exception in protocol.connection_lost()")
         finally:
+            self.protocol = None
             self.close_fd()
             if server is not None:
                 server._detach(self)
@@ -537,7 +553,7 @@ cdef class StreamTransport(Channel):
             raise error
         return self.fatal(error, message)
 
-    def report(self, message):
+    cdef int report(self, str message) except -1:
         cdef PyObject* raised = noria_take_exception()
         error = <object>raised
         Py_DECREF(error)
@@ -546,6 +562,7 @@ cdef class StreamTransport(Channel):
         self.loop.call_exception_handler({
             "message": message, "exception": error, "transport": self, "protocol": self.protocol,
         })
+        return 0
 
     # Looking at it.
 
@@ -557,7 +574,7 @@ cdef class StreamTransport(Channel):
         """The protocol it calls."""
         return self.protocol
 
-    def extra_info(self):
+    cdef dict extra_info(self):
         if self.extra is None:
             self.extra = {}
         return self.extra
@@ -638,11 +655,11 @@ cdef StreamTransport make(Wheel loop, int fd, object sock, object protocol, obje
 def open_stream(Wheel loop not None, sock, protocol, server=None, peer=None):
     """A transport over a connected, non-blocking socket object, which it owns from now on.
 
-    Calls protocol.connection_made(transport) and starts receiving.
+    protocol.connection_made(transport) is called from the ready queue; then receiving starts.
     """
     cdef StreamTransport transport = make(loop, sock.fileno(), sock, protocol, server)
     transport.peer = peer
-    transport.begin()
+    push(loop, transport)
     return transport
 
 
@@ -685,26 +702,28 @@ cdef class Listener(Channel):
                 break
             if fd == -ECONNABORTED or fd == -EPROTO:
                 continue  # that client is gone already
-            error = OSError(-fd, os.strerror(-fd))
-            report = {"message": "socket.accept() failed", "exception": error,
-                      "socket": asyncio.trsock.TransportSocket(self.sock)}
+            # The socket may stay readable: without a pause the loop would spin.
             self.driver.forget(self)
-            if fd in (-EMFILE, -ENFILE, -ENOBUFS, -ENOMEM):
-                # The socket stays readable: without a pause the loop would spin.
-                report["message"] = "socket.accept() out of system resource"
-                self.loop.call_later(RETRY_ACCEPT, self.start)
-            self.loop.call_exception_handler(report)
+            self.loop.call_later(RETRY_ACCEPT, self.start)
+            lacking = fd in (-EMFILE, -ENFILE, -ENOBUFS, -ENOMEM)
+            self.loop.call_exception_handler({
+                "message": "socket.accept() out of system resource" if lacking else "socket.accept() failed",
+                "exception": OSError(-fd, os.strerror(-fd)),
+                "socket": asyncio.trsock.TransportSocket(self.sock),
+            })
             break
         return 0
 
     cdef int admit(self, int fd, sockaddr_storage* addr, socklen_t size) except -1:
         cdef StreamTransport transport
-        cdef PyObject* result
+        cdef PyObject* outer
         if addr.ss_family != AF_INET and addr.ss_family != AF_INET6 and addr.ss_family != AF_UNIX:
             size = 0
         if PyContext_Enter(<PyObject*>self.context) < 0:
             close(fd)
             raise RuntimeError("a listener's context is in use")
+        outer = self.loop.entered
+        self.loop.entered = <PyObject*>self.context
         transport = None
         try:
             protocol = self.factory()
@@ -726,5 +745,6 @@ cdef class Listener(Channel):
             })
             return 0
         finally:
+            self.loop.entered = outer
             PyContext_Exit(<PyObject*>self.context)
         return transport.begin()

@@ -1,0 +1,112 @@
+# Every public name of asyncio, noria's own where there is one. The names of asyncio stand here one by one, since type
+# checkers do not agree on which of two wins when a name is imported twice; a test compares the list with asyncio.
+
+import sys
+from asyncio import (
+    ALL_COMPLETED as ALL_COMPLETED,
+    FIRST_COMPLETED as FIRST_COMPLETED,
+    FIRST_EXCEPTION as FIRST_EXCEPTION,
+    AbstractEventLoop as AbstractEventLoop,
+    AbstractEventLoopPolicy as AbstractEventLoopPolicy,
+    AbstractServer as AbstractServer,
+    Barrier as Barrier,
+    BaseEventLoop as BaseEventLoop,
+    BaseProtocol as BaseProtocol,
+    BaseTransport as BaseTransport,
+    BoundedSemaphore as BoundedSemaphore,
+    BrokenBarrierError as BrokenBarrierError,
+    BufferedProtocol as BufferedProtocol,
+    CancelledError as CancelledError,
+    Condition as Condition,
+    DatagramProtocol as DatagramProtocol,
+    DatagramTransport as DatagramTransport,
+    DefaultEventLoopPolicy as DefaultEventLoopPolicy,
+    Event as Event,
+    IncompleteReadError as IncompleteReadError,
+    InvalidStateError as InvalidStateError,
+    LifoQueue as LifoQueue,
+    LimitOverrunError as LimitOverrunError,
+    Lock as Lock,
+    PriorityQueue as PriorityQueue,
+    Protocol as Protocol,
+    Queue as Queue,
+    QueueEmpty as QueueEmpty,
+    QueueFull as QueueFull,
+    ReadTransport as ReadTransport,
+    SelectorEventLoop as SelectorEventLoop,
+    Semaphore as Semaphore,
+    SendfileNotAvailableError as SendfileNotAvailableError,
+    StreamReader as StreamReader,
+    StreamReaderProtocol as StreamReaderProtocol,
+    StreamWriter as StreamWriter,
+    SubprocessProtocol as SubprocessProtocol,
+    SubprocessTransport as SubprocessTransport,
+    TaskGroup as TaskGroup,
+    Timeout as Timeout,
+    TimeoutError as TimeoutError,
+    Transport as Transport,
+    WriteTransport as WriteTransport,
+    _enter_task as _enter_task,
+    _get_running_loop as _get_running_loop,
+    _leave_task as _leave_task,
+    _register_task as _register_task,
+    _set_running_loop as _set_running_loop,
+    _unregister_task as _unregister_task,
+    all_tasks as all_tasks,
+    as_completed as as_completed,
+    create_subprocess_exec as create_subprocess_exec,
+    create_subprocess_shell as create_subprocess_shell,
+    create_task as create_task,
+    current_task as current_task,
+    ensure_future as ensure_future,
+    gather as gather,
+    get_event_loop as get_event_loop,
+    get_event_loop_policy as get_event_loop_policy,
+    get_running_loop as get_running_loop,
+    iscoroutine as iscoroutine,
+    iscoroutinefunction as iscoroutinefunction,
+    isfuture as isfuture,
+    open_connection as open_connection,
+    open_unix_connection as open_unix_connection,
+    run_coroutine_threadsafe as run_coroutine_threadsafe,
+    set_event_loop as set_event_loop,
+    set_event_loop_policy as set_event_loop_policy,
+    shield as shield,
+    sleep as sleep,
+    start_server as start_server,
+    start_unix_server as start_unix_server,
+    timeout as timeout,
+    timeout_at as timeout_at,
+    to_thread as to_thread,
+    wait as wait,
+    wait_for as wait_for,
+    wrap_future as wrap_future,
+)
+
+from noria.core.futures import Future as Future
+from noria.core.handles import Handle as Handle
+from noria.core.loop import (
+    create_eager_task_factory as create_eager_task_factory,
+    eager_task_factory as eager_task_factory,
+)
+from noria.core.tasks import Task as Task
+from noria.core.timers import TimerHandle as TimerHandle
+from noria.loop import Loop as Loop, new_event_loop as new_event_loop
+from noria.net.server import Server as Server
+from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
+
+if sys.version_info >= (3, 13):
+    from asyncio import EventLoop as EventLoop, QueueShutDown as QueueShutDown
+if sys.version_info < (3, 14):
+    from asyncio import (
+        AbstractChildWatcher as AbstractChildWatcher,
+        FastChildWatcher as FastChildWatcher,
+        MultiLoopChildWatcher as MultiLoopChildWatcher,
+        PidfdChildWatcher as PidfdChildWatcher,
+        SafeChildWatcher as SafeChildWatcher,
+        ThreadedChildWatcher as ThreadedChildWatcher,
+        get_child_watcher as get_child_watcher,
+        set_child_watcher as set_child_watcher,
+    )
+
+__version__: str

@@ -1,0 +1,1 @@
+"""What the tests share: outside programs, a real nginx, a slow server, throw-away certificates."""
