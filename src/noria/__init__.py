@@ -32,6 +32,7 @@ __all__ = sorted(
         "EventLoopPolicy",
         "Loop",
         "Server",
+        "TaskGroup",  # the list of 3.11 forgets it
         "create_eager_task_factory",
         "eager_task_factory",
         "install",

@@ -101,7 +101,7 @@ Options of the interpreter itself: python OPTIONS -m noria run FILE
 
 
 def _run(arguments: list[str]) -> int:
-    """Run the program that `arguments` name. What it raises, SystemExit included, goes on to the interpreter."""
+    """Run the program that `arguments` name. What it raises goes on to the interpreter."""
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
         print(_RUN_HELP, end="")
@@ -201,7 +201,7 @@ def _run_module(name: str, *, alter_argv: bool) -> None:
 
 
 def _set_first_path(path: str, *, always: bool = False) -> None:
-    """Put `path` where python puts the directory of a script; -P (safe path) leaves it out unless `always`."""
+    """Put `path` where python puts a script's directory; -P (safe path) leaves it out unless `always`."""
     if not sys.flags.safe_path:
         sys.path[0] = path  # until now the directory of the command `noria` itself
     elif always:

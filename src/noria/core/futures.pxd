@@ -36,4 +36,5 @@ cdef class Future(Ready):
     cdef bint stop(self, object message) except -1
     cdef object outcome(self)
     cdef object cancelled_error(self)
+    cdef object ended_by(self)
     cdef object shown(self, object callback, object context)

@@ -13,7 +13,7 @@ it does not inherit from (see PyObject_IsInstance).
 
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from types import GenericAlias
+from types import GenericAlias, TracebackType
 
 cimport cython
 
@@ -31,6 +31,7 @@ import asyncio.exceptions
 import asyncio.futures
 import reprlib
 import sys
+import warnings
 
 from noria.core import _format
 
@@ -398,6 +399,14 @@ cdef class Future(Ready):
             raise self.cancelled_error()
         raise InvalidStateError("Result is not ready.")
 
+    cdef object ended_by(self):
+        # The error that awaiting would raise, or None.
+        if self.state == CANCELLED:
+            return self.cancelled_error()
+        if self.error is not None:
+            self.unseen = False
+        return self.error
+
     cdef object cancelled_error(self):
         error = self.cancelled_by
         if error is not None:
@@ -431,7 +440,8 @@ cdef class FutureIter:
         if step != NULL:
             Py_DECREF(future)
             return future
-        self.future = None
+        if future.state != PENDING:
+            self.future = None
         raised = noria_take_exception()
         if raised == NULL:
             raise StopIteration
@@ -442,7 +452,17 @@ cdef class FutureIter:
     def throw(self, type, value=None, traceback=None, /):
         """Raise the exception; the future is let go."""
         self.future = None
-        if value is None:
+        if value is not None or traceback is not None:
+            warnings.warn(
+                "the (type, exc, tb) signature of throw() is deprecated, use the single-arg signature instead.",
+                DeprecationWarning, stacklevel=1)
+        if traceback is not None and not isinstance(traceback, TracebackType):
+            raise TypeError("throw() third argument must be a traceback")
+        if isinstance(type, BaseException):
+            if value is not None:
+                raise TypeError("instance exception may not have a separate value")
+            value = type
+        elif value is None:
             value = type() if isinstance(type, builtins.type) else type
         elif not isinstance(value, BaseException):
             value = type(value)

@@ -33,6 +33,8 @@ cdef class Handle(Ready):
         cdef Wheel wheel = <Wheel>loop if isinstance(loop, Wheel) else None
         self.setup(wheel, callback, tuple(args), False, context)
         self.loop = loop
+        if wheel is None and loop is not None and loop.get_debug():
+            self.source_tb = _format.extract_stack(sys._getframe(0))
 
     cdef int setup(self, Wheel wheel, object callback, object args, bint single, object context) except -1:
         self.wheel = wheel
@@ -123,9 +125,9 @@ cdef class Handle(Ready):
         """Cancel the callback. A second call, or one after it ran, does nothing."""
         if self.stopped:
             return
+        self.stopped = True
         if self.loop.get_debug():
             self.text = repr(self)
-        self.stopped = True
         # Drop what the program gave us at once: a cancelled handle must not keep objects alive.
         self.callback = None
         self.args = None

@@ -26,6 +26,7 @@ cdef class Task(Future):
     cdef int awake(self, object future) except -1
     cdef int throw_soon(self, object error) except -1
     cdef int end(self, object error) except -1
+    cdef bint request_cancel(self, object msg) except -1
     cdef int wait_cancel(self) except -1
 
 cdef Task new_task(Wheel wheel, object coro, object name, object context, bint eager)

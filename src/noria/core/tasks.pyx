@@ -17,7 +17,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from noria.core.capi cimport (
     PYGEN_ERROR, PYGEN_NEXT, PYGEN_RETURN, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
-    PyCoro_CheckExact, PyErr_Clear, PyErr_ExceptionMatches, PyIter_Send, PyObject_CallMethodOneArg, PySendResult, Py_REFCNT,
+    PyCoro_CheckExact, PyErr_Clear, PyErr_ExceptionMatches, PyIter_Send, PyObject_CallMethodOneArg, PySendResult, Py_EnterRecursiveCall, Py_LeaveRecursiveCall,
+    Py_REFCNT,
     noria_restore_exception, noria_take_exception,
 )
 from noria.core.futures cimport CANCELLED, FINISHED, PENDING, Future
@@ -143,6 +144,7 @@ cdef class Task(Future):
 
     def __del__(self):
         if self.state == PENDING and self.log_destroy and self.loop is not None:
+            self.unlink()  # whoever keeps the report must not see it among the tasks to be cancelled
             report = {"task": self, "message": "Task was destroyed but it is pending!"}
             if self.source_tb:
                 report["source_traceback"] = self.source_tb
@@ -234,16 +236,34 @@ cdef class Task(Future):
         The coroutine may catch it; see `cancelling` and `uncancel`.
         """
         self.check_alive()
-        self.unseen = False
-        if self.state != PENDING:
-            return False
-        self.cancels += 1
-        self.message = msg
-        if self.waiting is not None and self.wait_cancel():
-            return True
-        self.must_cancel = True
-        self.message = msg
-        return True
+        return self.request_cancel(msg)
+
+    cdef bint request_cancel(self, object msg) except -1:
+        # Down the chain of native tasks that await one another in a loop, not by recursion: the chain may be long. A
+        # chain that bites its own tail can never end, and asyncio's recursion ends in the same error (Brent's algorithm).
+        cdef Task task = self, above = None, tortoise = self
+        cdef size_t steps = 0, limit = 2
+        while True:
+            task.unseen = False
+            if task.state != PENDING:
+                if above is None:
+                    return False
+                above.must_cancel = True  # what it waited for is done, and it is to be woken
+                return True
+            task.cancels += 1
+            task.message = msg
+            if type(task.waiting) is not Task:
+                if task.waiting is None or not task.wait_cancel():
+                    task.must_cancel = True
+                return True
+            above, task = task, <Task>task.waiting
+            steps += 1
+            if task is tortoise:
+                raise RecursionError(f"tasks wait for one another in a circle, {task!r} among them")
+            if steps == limit:
+                tortoise = task
+                steps = 0
+                limit *= 2
 
     def cancelling(self):
         """How many requests to cancel are pending: calls of `cancel()` less those of `uncancel()`."""
@@ -297,7 +317,13 @@ cdef class Task(Future):
         waiting = self.waiting
         if type(waiting) is Future:
             return (<Future>waiting).stop(self.message)
-        return bool(waiting.cancel(msg=self.message))
+        if type(waiting) is Task:
+            return (<Task>waiting).request_cancel(self.message)
+        Py_EnterRecursiveCall(" while cancelling a task")
+        try:
+            return bool(waiting.cancel(msg=self.message))
+        finally:
+            Py_LeaveRecursiveCall()
 
     cdef int run(self) except -1:
         return self.step(True)
@@ -325,6 +351,8 @@ cdef class Task(Future):
         if error is not None:
             self.thrown = None
         if self.must_cancel:
+            if error is None and isinstance(self.waiting, Future):
+                error = (<Future>self.waiting).ended_by()
             if not isinstance(error, CancelledError):
                 error = self.cancelled_error()
             self.must_cancel = False

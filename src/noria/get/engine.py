@@ -116,8 +116,7 @@ async def download_all(
     ssl: ssl_module.SSLContext | None = None,
     activity: Activity | None = None,
 ) -> AsyncGenerator[Result, None]:
-    """Download `urls` into `directory`, made if missing, and yield a `Result` for each as it ends, in any
-    order.
+    """Download `urls` into `directory`, made if missing, and yield a `Result` for each as it ends.
 
     concurrency: downloads at a time. retries: attempts after the first. Times are in seconds, None for no
     limit: connect_timeout bounds name lookup, connection and TLS handshake, stall_timeout the time without a

@@ -24,6 +24,9 @@ from noria.io.sys cimport (
 )
 
 import os
+import weakref
+
+cdef object drivers = weakref.WeakSet()
 
 cdef enum:
     BATCH = 1024
@@ -36,6 +39,7 @@ cdef struct Slot:
 
 cdef class EpollDriver(IODriver):
     """EpollDriver()"""
+    cdef object __weakref__
     cdef int epfd
     cdef int wake_in
     cdef int wake_out
@@ -69,6 +73,7 @@ cdef class EpollDriver(IODriver):
         event.data.u64 = <uint64_t>-1
         if epoll_ctl(self.epfd, EPOLL_CTL_ADD, self.wake_out, &event) < 0:
             raise OSError(errno, os.strerror(errno))
+        drivers.add(self)
 
     def __dealloc__(self):
         self.shut()
@@ -89,9 +94,11 @@ cdef class EpollDriver(IODriver):
         """For signal.set_wakeup_fd."""
         return self.wake_in
 
-    cdef int shut(self) except -1:
-        cdef int fd
-        cdef PyObject* held
+    def abandon(self):
+        """In a forked child: let go of the parent's epoll instance, which it shares, without touching it."""
+        self.close_descriptors()
+
+    cdef int close_descriptors(self) except -1:
         if self.epfd >= 0:
             close(self.epfd)
             self.epfd = -1
@@ -99,6 +106,12 @@ cdef class EpollDriver(IODriver):
             close(self.wake_in)
             close(self.wake_out)
             self.wake_in = self.wake_out = -1
+        return 0
+
+    cdef int shut(self) except -1:
+        cdef int fd
+        cdef PyObject* held
+        self.close_descriptors()
         for fd in range(self.room):
             held = self.slots[fd].channel
             if held != NULL:
@@ -197,7 +210,8 @@ cdef class EpollDriver(IODriver):
             return 0
         channel.watched = False
         channel.armed = 0
-        epoll_ctl(self.epfd, EPOLL_CTL_DEL, channel.fd, &event)  # fails if it was closed before: nothing to forget
+        if self.epfd >= 0:
+            epoll_ctl(self.epfd, EPOLL_CTL_DEL, channel.fd, &event)  # fails if it was closed before: nothing to forget
         self.slots[channel.fd].channel = NULL
         self.slots[channel.fd].generation += 1
         Py_DECREF(channel)  # the caller holds one more
@@ -313,6 +327,14 @@ cdef class EpollDriver(IODriver):
                 return fd
             if errno != EINTR:
                 return -errno
+
+
+def abandon_all():
+    for driver in list(drivers):
+        (<EpollDriver?>driver).abandon()
+
+
+os.register_at_fork(after_in_child=abandon_all)
 
 
 # The slots hold references the garbage collector must see: a loop dropped with connections open is a cycle.

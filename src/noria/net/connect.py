@@ -82,8 +82,6 @@ class Connecting(SocketCalls):
                 raise ValueError("You must set server_hostname when using ssl without a host")
             server_hostname = host
         self._check_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
-        if sock is not None:
-            stream_socket(sock)
         if happy_eyeballs_delay is not None and interleave is None:
             interleave = 1
         if host is not None or port is not None:
@@ -94,6 +92,8 @@ class Connecting(SocketCalls):
             )
         elif sock is None:
             raise ValueError("host and port was not specified and no sock specified")
+        else:
+            stream_socket(sock)
         return await self._make_client(
             sock, protocol_factory, ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout
         )
@@ -120,13 +120,14 @@ class Connecting(SocketCalls):
         if delay is None:
             for info in found:
                 try:
-                    connected = await self._connect_one(info, local)
+                    connected = await self._connect_one(info, local, failures)
                     break
                 except OSError as error:
                     failures.append(error)
         else:
-            attempts = [functools.partial(self._connect_one, info, local) for info in found]
-            connected, failures = await race(attempts, delay)
+            attempts = [functools.partial(self._connect_one, info, local, failures) for info in found]
+            connected, lost = await race(attempts, delay)
+            failures += lost
         if connected is not None:
             failures.clear()
             return connected
@@ -142,33 +143,42 @@ class Connecting(SocketCalls):
         finally:
             failures = []  # no cycle through the traceback
 
-    async def _connect_one(self, info: AddressInfo, local: list[AddressInfo] | None) -> socket.socket:
+    async def _connect_one(
+        self, info: AddressInfo, local: list[AddressInfo] | None, failures: list[Exception]
+    ) -> socket.socket:
         family, type_, proto, _, address = info
-        sock = socket.socket(family, type_, proto)
+        sock = socket.socket(family=family, type=type_, proto=proto)
         try:
             sock.setblocking(False)
             if local is not None:
-                self._bind_one(sock, family, local)
+                self._bind_one(sock, family, local, failures)
             await self.sock_connect(sock, address)
             return sock
         except BaseException:
             sock.close()
             raise
 
-    def _bind_one(self, sock: socket.socket, family: int, local: list[AddressInfo]) -> None:
-        last: OSError | None = None
+    def _bind_one(
+        self, sock: socket.socket, family: int, local: list[AddressInfo], failures: list[Exception]
+    ) -> None:
+        # The first local address that can be bound; what was wrong with those before it is told if nothing works.
+        refused: list[Exception] = []
         for local_family, _, _, _, address in local:
             if local_family != family:
                 continue
             try:
                 sock.bind(address)
+                failures += refused
                 return
             except OSError as error:
-                last = OSError(
-                    error.errno,
-                    f"error while attempting to bind on address {address!r}: {str(error.strerror).lower()}",
+                refused.append(
+                    OSError(
+                        error.errno,
+                        f"error while attempting to bind on address {address!r}: {str(error.strerror).lower()}",
+                    )
                 )
-        raise last or OSError(f"no matching local address with family={family!r} found")
+        failures += refused[:-1]
+        raise refused[-1] if refused else OSError(f"no matching local address with family={family!r} found")
 
     async def create_unix_connection(  # type: ignore[override]
         self,
@@ -349,8 +359,6 @@ class Connecting(SocketCalls):
         if isinstance(ssl, bool):
             raise TypeError("ssl argument must be an SSLContext or None")
         self._check_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
-        if sock is not None:
-            stream_socket(sock)
         if host is not None or port is not None:
             if sock is not None:
                 raise ValueError("host/port and sock can not be specified at the same time")
@@ -371,6 +379,7 @@ class Connecting(SocketCalls):
         elif sock is None:
             raise ValueError("Neither host/port nor sock were specified")
         else:
+            stream_socket(sock)
             sockets = [sock]
         for bound in sockets:
             bound.setblocking(False)
@@ -391,7 +400,7 @@ class Connecting(SocketCalls):
         try:
             for family, type_, proto, _, address in found:
                 try:
-                    sock = socket.socket(family, type_, proto)
+                    sock = socket.socket(family=family, type=type_, proto=proto)
                 except OSError:
                     # the machine has no such family (IPv6 switched off): asyncio goes on with the others
                     if self.get_debug():
@@ -401,6 +410,8 @@ class Connecting(SocketCalls):
                 if reuse_address:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if reuse_port:
+                    if not hasattr(socket, "SO_REUSEPORT"):
+                        raise ValueError("reuse_port not supported by socket module")
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 if keep_alive:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

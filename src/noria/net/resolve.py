@@ -70,7 +70,13 @@ class Resolving(asyncio.AbstractEventLoop):
         self, address: Any, *, family: int = 0, type: int = socket.SOCK_STREAM, proto: int = 0, flags: int = 0
     ) -> list[AddressInfo]:
         """(host, port[, ...]) to the list getaddrinfo gives; at least one entry, else OSError."""
-        found = await self.getaddrinfo(
+        host, port = address[:2]
+        if isinstance(port, int) and not 0 <= port <= 0xFFFF and literal(host, 0) is not None:
+            # The C library would cut it to 16 bits; the socket's own calls say what is wrong with it.
+            v6 = ":" in host
+            return [(family or (socket.AF_INET6 if v6 else socket.AF_INET), type, proto, "", (host, port))]
+        # What needs no looking up does not go through getaddrinfo(), which a program may have replaced.
+        found = literal(host, port, family, type, proto, flags) or await self.getaddrinfo(
             address[0], address[1], family=family, type=type, proto=proto, flags=flags
         )
         if not found:

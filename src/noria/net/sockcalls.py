@@ -226,7 +226,7 @@ class SocketCalls(Resolving):
         check(sock)
         check_sendfile(file, offset, count)
         if sock.type != socket.SOCK_STREAM:
-            raise ValueError("Only SOCK_STREAM type sockets are supported")
+            raise ValueError("only SOCK_STREAM type sockets are supported")
         try:
             fd = file.fileno()
             size = os.fstat(fd).st_size
