@@ -12,17 +12,15 @@ from asyncio import __all__ as _asyncio_all
 
 from noria.core.futures import Future as Future
 from noria.core.handles import Handle as Handle
-from noria.core.loop import create_eager_task_factory as create_eager_task_factory
-from noria.core.loop import eager_task_factory as eager_task_factory
+from noria.core.loop import (
+    create_eager_task_factory as create_eager_task_factory,
+    eager_task_factory as eager_task_factory,
+)
 from noria.core.tasks import Task as Task
 from noria.core.timers import TimerHandle as TimerHandle
-from noria.loop import Loop as Loop
-from noria.loop import new_event_loop as new_event_loop
+from noria.loop import Loop as Loop, new_event_loop as new_event_loop
 from noria.net.server import Server as Server
-from noria.runners import EventLoopPolicy as EventLoopPolicy
-from noria.runners import Runner as Runner
-from noria.runners import install as install
-from noria.runners import run as run
+from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
 
 __version__ = "0.1.0"
 

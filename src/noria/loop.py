@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from collections.abc import Awaitable, Generator
+from typing import Any, TypeVar
 
 from noria.core.house import Housekeeping
 from noria.core.loop import CoreLoop
@@ -12,6 +13,8 @@ from noria.io.epoll import EpollDriver
 from noria.net.connect import Connecting
 from noria.net.standins import StandIns
 from noria.signals import Signals
+
+_T = TypeVar("_T")
 
 DRIVERS = {"epoll": EpollDriver}
 
@@ -43,7 +46,7 @@ class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
         finally:
             self._release_wakeup()
 
-    def run_until_complete(self, future: Any) -> Any:
+    def run_until_complete(self, future: Generator[Any, None, _T] | Awaitable[_T]) -> _T:
         """Run until the future, or the coroutine wrapped in a task, is done. See CoreLoop.run_until_complete."""
         if self.is_running() or self.is_closed():
             return super().run_until_complete(future)

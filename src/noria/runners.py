@@ -40,7 +40,10 @@ class Runner:
     """
 
     def __init__(
-        self, *, debug: bool | None = None, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+        self,
+        *,
+        debug: bool | None = None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
         self._state = _State.CREATED
         self._debug = debug
@@ -158,7 +161,8 @@ def run(
     May be called while a loop runs in this thread: on a running noria loop (and without loop_factory) the coroutine
     runs on it, nested, and its other tasks go on.
 
-    debug: debug mode; nested on a running loop, for the time of this run. loop_factory: makes the loop. Raises ValueError if main is no coroutine.
+    debug: debug mode; nested on a running loop, for the time of this run. loop_factory: makes the loop.
+    Raises ValueError if main is no coroutine.
 
     Source: asyncio.run, uvloop.run.
     """
@@ -170,7 +174,7 @@ def run(
         if debug is not None:
             running.set_debug(debug)
         try:
-            return running.run_until_complete(main)  # type: ignore[no-any-return]
+            return running.run_until_complete(main)
         finally:
             running.set_debug(before)
     with Runner(debug=debug, loop_factory=loop_factory) as runner:
@@ -191,7 +195,11 @@ def cancel_all(loop: asyncio.AbstractEventLoop) -> None:
         error = task.exception()
         if error is not None:
             loop.call_exception_handler(
-                {"message": "unhandled exception during asyncio.run() shutdown", "exception": error, "task": task}
+                {
+                    "message": "unhandled exception during asyncio.run() shutdown",
+                    "exception": error,
+                    "task": task,
+                }
             )
 
 

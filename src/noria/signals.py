@@ -1,7 +1,7 @@
 """Signals: add_signal_handler and remove_signal_handler, and the wake-up descriptor while the loop runs.
 
-While it runs in the main thread the loop has its pipe set as Python's wake-up descriptor (signal.set_wakeup_fd), so that
-a signal that arrives just before the kernel is asked cannot be slept through. What was set before is put back.
+While it runs in the main thread the loop has its pipe set as Python's wake-up descriptor (signal.set_wakeup_fd), so
+that a signal that arrives just before the kernel is asked cannot be slept through. What was set before is put back.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Signals(asyncio.AbstractEventLoop):
         if handle is not None and not self.is_closed():
             self.call_soon_threadsafe(handle._run)
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+    def add_signal_handler(  # type: ignore[override]
+        self, sig: int, callback: Callable[..., object], *args: Any
+    ) -> None:
         """Call callback(*args) in the loop when the signal arrives.
 
         Raises ValueError for a number that is no signal, RuntimeError outside the main thread or for a signal that

@@ -12,13 +12,13 @@ from types import FrameType
 from typing import Any
 
 # From 3.13 on asyncio shows a callback's arguments in debug mode only.
-_SHOW = inspect.signature(format_helpers._format_callback_source).parameters  # type: ignore[attr-defined]
+_SHOW = inspect.signature(format_helpers._format_callback_source).parameters
 _KEYWORDS = {"debug": True} if "debug" in _SHOW else {}
 
 
 def callback(func: Callable[..., object], args: tuple[Any, ...], debug: bool) -> str:
     """Describe a callback with its arguments and where it is defined."""
-    return format_helpers._format_callback_source(func, args, **(_KEYWORDS if debug else {}))  # type: ignore[attr-defined, no-any-return]
+    return format_helpers._format_callback_source(func, args, **(_KEYWORDS if debug else {}))
 
 
 def extract_stack(frame: FrameType | None) -> traceback.StackSummary:

@@ -8,8 +8,8 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 
 from noria.core.capi cimport (
-    PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyObject_Vectorcall, PyTuple_GET_ITEM,
-    PyTuple_GET_SIZE, noria_restore_exception, noria_take_exception,
+    PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyObject_Vectorcall,
+    PyTuple_GET_SIZE, noria_take_exception,
 )
 from noria.core.wheel cimport Ready, Wheel
 

@@ -94,13 +94,18 @@ class Housekeeping(asyncio.AbstractEventLoop):
         except BaseException as error:
             try:
                 self.default_exception_handler(
-                    {"message": "Unhandled error in exception handler", "exception": error, "context": context}
+                    {
+                        "message": "Unhandled error in exception handler",
+                        "exception": error,
+                        "context": context,
+                    }
                 )
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException:
                 logger.error(
-                    "Exception in default exception handler while handling an unexpected error in custom exception handler",
+                    "Exception in default exception handler while handling an unexpected error"
+                    " in custom exception handler",
                     exc_info=True,
                 )
 
@@ -116,7 +121,7 @@ class Housekeeping(asyncio.AbstractEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: concurrent.futures.Executor | None, func: Callable[..., _T], *args: Any
     ) -> asyncio.Future[_T]:
-        """Call func(*args) in the executor (None: a pool of threads the loop keeps); returns a future of its result."""
+        """Call func(*args) in the executor (None: the loop's own pool of threads); returns a future of its result."""
         self._check_closed()
         if self.get_debug():
             if asyncio.iscoroutine(func) or asyncio.iscoroutinefunction(func):
@@ -138,7 +143,7 @@ class Housekeeping(asyncio.AbstractEventLoop):
         self._default_executor = executor
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Wait for the default executor's threads to end; timeout in seconds, then go on without them, with a warning."""
+        """Wait for the default executor's threads to end; after timeout seconds go on without them, with a warning."""
         self._executor_shut = True
         executor = self._default_executor
         if executor is None:
@@ -229,9 +234,7 @@ class Housekeeping(asyncio.AbstractEventLoop):
             executor.shutdown(wait=False)
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} running={self.is_running()} closed={self.is_closed()} debug={self.get_debug()}>"
-        )
+        return f"<{type(self).__name__} running={self.is_running()} closed={self.is_closed()} debug={self.get_debug()}>"
 
 
 def as_loop(loop: object) -> asyncio.AbstractEventLoop:

@@ -16,10 +16,10 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 
 from noria.core.capi cimport (
-    NORIA_SLICE, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyCoro_CheckExact, PyErr_CheckSignals,
+    NORIA_SLICE, PyContext_Enter, PyContext_Exit, PyErr_CheckSignals,
     PyErr_Clear, PyThread_get_thread_ident, noria_monotonic, noria_ticks,
 )
-from noria.core.futures cimport PENDING, Future
+from noria.core.futures cimport Future
 from noria.core.handles cimport Handle, new_handle
 from noria.core.tasks cimport Task, list_tasks, new_task
 from noria.core.timers cimport TimerHandle, Timers
@@ -380,7 +380,9 @@ cdef class CoreLoop(Wheel):
                 raise
             except BaseException as error:
                 # Items deal with the program's errors themselves. What gets here must not end the loop either.
-                self.call_exception_handler({"message": "Exception in a callback of the event loop", "exception": error})
+                self.call_exception_handler({
+                    "message": "Exception in a callback of the event loop", "exception": error,
+                })
         return 0
 
     cdef int spin(self, size_t end) except -1:

@@ -16,13 +16,12 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from noria.core.capi cimport (
-    PYGEN_ERROR, PYGEN_NEXT, PYGEN_RETURN, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit,
-    PyCoro_CheckExact, PyErr_Clear, PyErr_ExceptionMatches, PyIter_Send, PyObject_CallMethodOneArg, PySendResult, Py_EnterRecursiveCall, Py_LeaveRecursiveCall,
-    Py_REFCNT,
-    noria_restore_exception, noria_take_exception,
+    noria_take_exception, Py_EnterRecursiveCall, Py_LeaveRecursiveCall, Py_REFCNT, PyContext_CopyCurrent,
+    PyContext_Enter, PyContext_Exit, PyCoro_CheckExact, PyErr_ExceptionMatches, PYGEN_ERROR, PYGEN_NEXT,
+    PYGEN_RETURN, PyIter_Send, PyObject_CallMethodOneArg, PySendResult,
 )
-from noria.core.futures cimport CANCELLED, FINISHED, PENDING, Future
-from noria.core.wheel cimport Link, Ready, Wheel, push
+from noria.core.futures cimport FINISHED, PENDING, Future
+from noria.core.wheel cimport Link, Wheel, push
 
 import asyncio.base_tasks
 import asyncio.coroutines
@@ -30,8 +29,6 @@ import asyncio.exceptions
 import asyncio.tasks
 import inspect
 import weakref
-
-from noria.core import _format
 
 cdef object CancelledError = asyncio.exceptions.CancelledError
 cdef object InvalidStateError = asyncio.exceptions.InvalidStateError
@@ -239,8 +236,8 @@ cdef class Task(Future):
         return self.request_cancel(msg)
 
     cdef bint request_cancel(self, object msg) except -1:
-        # Down the chain of native tasks that await one another in a loop, not by recursion: the chain may be long. A
-        # chain that bites its own tail can never end, and asyncio's recursion ends in the same error (Brent's algorithm).
+        # Down the chain of native tasks that await one another in a loop, not by recursion: the chain may be long.
+        # One that bites its own tail can never end (found by Brent's algorithm); in asyncio that is a RecursionError.
         cdef Task task = self, above = None, tortoise = self
         cdef size_t steps = 0, limit = 2
         while True:
@@ -440,8 +437,8 @@ cdef class Task(Future):
         return 0
 
     cdef int suspend_on_foreign(self, object yielded) except -1:
-        # Duck typing as in asyncio: futures of other makes, subclasses, and mistakes. Should one of its methods raise, the
-        # coroutine hears of it, where asyncio would leave the task waiting for ever.
+        # Duck typing as in asyncio: futures of other makes, subclasses, and mistakes. Should one of its methods raise,
+        # the coroutine hears of it, where asyncio would leave the task waiting for ever.
         try:
             return self.wait_on_foreign(yielded)
         except (KeyboardInterrupt, SystemExit):

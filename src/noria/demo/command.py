@@ -45,8 +45,7 @@ _AXIS = 48  # characters for the longest time
 
 @dataclass(frozen=True)
 class Measured:
-    """One way, run once. Times in seconds; `begin` and those in `downloads` and `heartbeat` are of one clock.
-    """
+    """One way, run once. Times in seconds; `begin` and those in `downloads` and `heartbeat` are of one clock."""
 
     title: str
     begin: float

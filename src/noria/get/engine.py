@@ -187,8 +187,7 @@ class _Limits:
 
 @dataclass(slots=True)
 class _Job:
-    """A URL taken from the list, with a `name` for it: `wanted`, or a numbered form of that. Or a `failure`.
-    """
+    """A URL taken from the list, with a `name` for it: `wanted`, or a numbered form of that. Or a `failure`."""
 
     text: str
     url: URL | None = None
@@ -282,8 +281,7 @@ class _Sink:
         return self._gathered >= self._piece
 
     async def write(self) -> None:
-        """Start writing what has gathered, once the piece before it is written. Raises Failure for that one.
-        """
+        """Start writing what has gathered, once the piece before it is written. Raises Failure for that one."""
         await self._written()
         self._hand_over(self._file.write)
 

@@ -164,8 +164,7 @@ def summary(activity: Activity, seconds: float, *, interrupted: bool = False) ->
 
 
 def error_line(result: Result) -> str:
-    """One line about a download that failed: which, why, and after how many attempts if there were several.
-    """
+    """One line about a download that failed: which, why, and after how many attempts if there were several."""
     attempts = f" ({result.attempts} attempts)" if result.attempts > 1 else ""
     return f"noria get: {shown_url(result.url)}: {printable(result.error or '', 2000)}{attempts}"
 

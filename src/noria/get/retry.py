@@ -18,8 +18,7 @@ RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """retries: attempts after the first. base, longest: seconds, the first wait and the bound on every wait.
-    """
+    """retries: attempts after the first. base, longest: seconds, the first wait and the bound on every wait."""
 
     retries: int = 4
     base: float = 0.5

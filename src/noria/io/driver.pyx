@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from noria.core.wheel cimport Driver, Ready, Wheel
+from noria.core.wheel cimport Driver, Ready
 from noria.io.sys cimport iovec, sockaddr_storage, socklen_t
 
 

@@ -16,11 +16,12 @@ from libc.string cimport memset
 
 from noria.core.capi cimport PyErr_CheckSignals
 from noria.core.wheel cimport Wheel, push
-from noria.io.driver cimport WANT_IN, WANT_OUT, Channel, IODriver
+from noria.io.driver cimport WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
-    EAGAIN, EEXIST, EINTR, ENOENT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP,
-    EPOLLIN, EPOLLOUT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1, epoll_ctl, epoll_event, errno,
-    iovec, msghdr, noria_accept, noria_wait, pipe2, read, recv, send, sendmsg, sockaddr_storage, socklen_t, write,
+    EEXIST, EINTR, ENOENT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP,
+    EPOLLIN, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1, epoll_ctl, epoll_event, errno,
+    iovec, msghdr, noria_accept, noria_wait, pipe2, read, recv, send as sys_send, sendmsg, sockaddr_storage,
+    socklen_t, write,
 )
 
 import os
@@ -79,7 +80,7 @@ cdef class EpollDriver(IODriver):
         self.shut()
 
     def bind(self, Wheel wheel, on_signals):
-        """Serve this loop. on_signals(bytes) is called with the numbers of signals that came in, after their handlers."""
+        """Serve this loop. on_signals(bytes) is called with the numbers of signals, after their handlers."""
         self.wheel = wheel
         self.on_signals = on_signals
 
@@ -308,7 +309,7 @@ cdef class EpollDriver(IODriver):
         cdef msghdr message
         while True:
             if count == 1:
-                n = send(channel.fd, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL)
+                n = sys_send(channel.fd, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL)
             else:
                 memset(&message, 0, sizeof(message))
                 message.msg_iov = parts

@@ -7,6 +7,7 @@ on noria's transports for now.
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import collections.abc
 import contextlib
 import errno
@@ -15,7 +16,7 @@ import os
 import socket
 import ssl
 import stat
-from asyncio import constants, sslproto
+from asyncio import constants
 from asyncio.log import logger
 from collections.abc import Callable, Iterable
 from typing import IO, Any
@@ -27,6 +28,9 @@ from noria.net.sockcalls import SocketCalls, check_sendfile
 from noria.net.stream import StreamTransport, open_stream
 
 ProtocolFactory = Callable[[], Any]
+
+# asyncio's TLS, a protocol for a transport below and a transport for the protocol above.
+make_tls: Any = asyncio.sslproto.SSLProtocol
 
 
 def set_nodelay(sock: socket.socket) -> None:
@@ -51,7 +55,7 @@ class Connecting(SocketCalls):
 
     # Clients.
 
-    async def create_connection(  # type: ignore[override]
+    async def create_connection(
         self,
         protocol_factory: ProtocolFactory,
         host: str | None = None,
@@ -180,7 +184,7 @@ class Connecting(SocketCalls):
         failures += refused[:-1]
         raise refused[-1] if refused else OSError(f"no matching local address with family={family!r} found")
 
-    async def create_unix_connection(  # type: ignore[override]
+    async def create_unix_connection(
         self,
         protocol_factory: ProtocolFactory,
         path: str | os.PathLike[str] | bytes | None = None,
@@ -265,7 +269,7 @@ class Connecting(SocketCalls):
                     raise
                 return transport, protocol
             waiter = self.create_future()
-            wrapped = sslproto.SSLProtocol(  # type: ignore[attr-defined]
+            wrapped = make_tls(
                 self,
                 protocol,
                 None if isinstance(ssl_, bool) else ssl_,
@@ -288,7 +292,7 @@ class Connecting(SocketCalls):
             raise
         return wrapped._app_transport, protocol
 
-    async def start_tls(  # type: ignore[override]
+    async def start_tls(
         self,
         transport: Any,
         protocol: Any,
@@ -301,13 +305,11 @@ class Connecting(SocketCalls):
     ) -> Any:
         """Turn a connection into a TLS one; returns the transport to use from now on."""
         if not isinstance(sslcontext, ssl.SSLContext):
-            raise TypeError(
-                f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}"
-            )
+            raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
         waiter = self.create_future()
-        wrapped = sslproto.SSLProtocol(  # type: ignore[attr-defined]
+        wrapped = make_tls(
             self,
             protocol,
             sslcontext,
@@ -385,7 +387,13 @@ class Connecting(SocketCalls):
             bound.setblocking(False)
             set_nodelay(bound)  # accepted sockets inherit it (tcp(7)), which saves a call for each
         return await self._serve(
-            sockets, protocol_factory, backlog, ssl, ssl_handshake_timeout, ssl_shutdown_timeout, start_serving
+            sockets,
+            protocol_factory,
+            backlog,
+            ssl,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+            start_serving,
         )
 
     def _bind_all(
@@ -404,7 +412,9 @@ class Connecting(SocketCalls):
                 except OSError:
                     # the machine has no such family (IPv6 switched off): asyncio goes on with the others
                     if self.get_debug():
-                        logger.warning("create_server() failed to create socket.socket(%r, %r, %r)", family, type_, proto)
+                        logger.warning(
+                            "create_server() failed to create socket.socket(%r, %r, %r)", family, type_, proto
+                        )
                     continue
                 sockets.append(sock)
                 if reuse_address:
@@ -420,9 +430,7 @@ class Connecting(SocketCalls):
                 try:
                     sock.bind(address)
                 except OSError as error:
-                    message = (
-                        f"error while attempting to bind on address {address!r}: {str(error.strerror).lower()}"
-                    )
+                    message = f"error while attempting to bind on address {address!r}: {str(error.strerror).lower()}"
                     if error.errno == errno.EADDRNOTAVAIL:
                         # e.g. "::1" from a hosts file on a machine without IPv6
                         sockets.pop().close()
@@ -495,7 +503,14 @@ class Connecting(SocketCalls):
                             os.unlink(name)
 
         return await self._serve(
-            [sock], protocol_factory, backlog, ssl, ssl_handshake_timeout, ssl_shutdown_timeout, start_serving, on_close
+            [sock],
+            protocol_factory,
+            backlog,
+            ssl,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+            start_serving,
+            on_close,
         )
 
     async def _serve(
@@ -514,7 +529,7 @@ class Connecting(SocketCalls):
             tls = context
 
             def wrap(protocol: Any) -> Any:
-                return sslproto.SSLProtocol(  # type: ignore[attr-defined]
+                return make_tls(
                     self,
                     protocol,
                     tls,
@@ -535,8 +550,14 @@ class Connecting(SocketCalls):
 
     # Files to transports.
 
-    async def sendfile(  # type: ignore[override]
-        self, transport: Any, file: IO[bytes], offset: int = 0, count: int | None = None, *, fallback: bool = True
+    async def sendfile(
+        self,
+        transport: Any,
+        file: IO[bytes],
+        offset: int = 0,
+        count: int | None = None,
+        *,
+        fallback: bool = True,
     ) -> int:
         """Send a file over a transport; returns the count of bytes. See sock_sendfile().
 
@@ -552,7 +573,9 @@ class Connecting(SocketCalls):
         if isinstance(transport, StreamTransport):
             return await self._sendfile_plain(transport, file, offset, count, fallback)
         if not fallback:
-            raise RuntimeError(f"fallback is disabled and native sendfile is not supported for transport {transport!r}")
+            raise RuntimeError(
+                f"fallback is disabled and native sendfile is not supported for transport {transport!r}"
+            )
         drained = Drain(transport, self)
         try:
             return await self._sendfile_by_hand(file, offset, count, drained.send)

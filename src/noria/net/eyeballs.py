@@ -1,4 +1,4 @@
-"""Happy Eyeballs (RFC 8305): try the addresses of a host one after another, overlapping, and keep the first that works."""
+"""Happy Eyeballs (RFC 8305): try a host's addresses one after another, overlapping, and keep the first that works."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def interleave(found: Sequence[AddressInfo], first_family_count: int) -> list[Ad
     return ordered
 
 
-async def race(attempts: Iterable[Callable[[], Awaitable[_T]]], delay: float) -> tuple[_T | None, list[Exception]]:
+async def race(
+    attempts: Iterable[Callable[[], Awaitable[_T]]], delay: float
+) -> tuple[_T | None, list[Exception]]:
     """Start the attempts in order, each `delay` seconds after the one before or as soon as that one failed.
 
     The first to succeed wins and the others are cancelled and waited for. Returns (result or None, the failures).

@@ -7,12 +7,12 @@ import ipaddress
 import socket
 from typing import Any
 
-AddressInfo = tuple[int, int, int, str, Any]
+AddressInfo = tuple[Any, Any, int, str, Any]
 
 
 def literal(
     host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
-) -> list[AddressInfo] | None:
+) -> list[Any] | None:
     """getaddrinfo for an address written in numbers and a numeric port, or None: then it must be looked up.
 
     Answered by the C library itself with AI_NUMERICHOST, which touches neither network nor files.
@@ -52,7 +52,7 @@ class Resolving(asyncio.AbstractEventLoop):
         type: int = 0,
         proto: int = 0,
         flags: int = 0,
-    ) -> list[AddressInfo]:
+    ) -> list[Any]:
         """socket.getaddrinfo without blocking the loop. Raises socket.gaierror."""
         found = literal(host, port, family, type, proto, flags)
         if found is not None:

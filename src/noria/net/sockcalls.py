@@ -54,7 +54,9 @@ class SocketCalls(Resolving):
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {user!r}")
         return number
 
-    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+    def add_reader(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., object], *args: Any
+    ) -> None:
         """Call callback(*args) whenever fd (a number or an object with fileno()) can be read.
 
         Raises ValueError for what is no descriptor, RuntimeError if a transport uses it, PermissionError for a
@@ -66,7 +68,9 @@ class SocketCalls(Resolving):
         """Undo add_reader(); returns whether there was one."""
         return self._remove_reader(self._free(fd))
 
-    def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+    def add_writer(  # type: ignore[override]
+        self, fd: Any, callback: Callable[..., object], *args: Any
+    ) -> None:
         """Call callback(*args) whenever fd can be written. Raises as add_reader()."""
         self._add_writer(self._free(fd), callback, *args)
 
@@ -233,7 +237,9 @@ class SocketCalls(Resolving):
         except (AttributeError, OSError) as error:
             if not fallback:
                 raise asyncio.SendfileNotAvailableError("not a regular file") from error
-            return await self._sendfile_by_hand(file, offset, count, lambda data: self.sock_sendall(sock, data))
+            return await self._sendfile_by_hand(
+                file, offset, count, lambda data: self.sock_sendall(sock, data)
+            )
         end = size if count is None else min(offset + count, size)
         at = offset
 
@@ -262,7 +268,9 @@ class SocketCalls(Resolving):
         if sent is None:
             if not fallback:
                 raise asyncio.SendfileNotAvailableError("sendfile(2) cannot send this file on this socket")
-            return await self._sendfile_by_hand(file, offset, count, lambda data: self.sock_sendall(sock, data))
+            return await self._sendfile_by_hand(
+                file, offset, count, lambda data: self.sock_sendall(sock, data)
+            )
         return sent
 
     async def _sendfile_by_hand(

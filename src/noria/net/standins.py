@@ -36,7 +36,7 @@ class StandIns(asyncio.AbstractEventLoop):
         found = self.__dict__.get("_standin_transports")
         if found is None:
             found = self.__dict__["_standin_transports"] = weakref.WeakValueDictionary()
-        return found  # type: ignore[no-any-return]
+        return found
 
     async def _ensure_resolved(
         self,
@@ -53,8 +53,8 @@ class StandIns(asyncio.AbstractEventLoop):
     create_datagram_endpoint = _Base.create_datagram_endpoint  # type: ignore[assignment]
     connect_read_pipe = _Base.connect_read_pipe
     connect_write_pipe = _Base.connect_write_pipe
-    subprocess_shell = _Base.subprocess_shell  # type: ignore[assignment]
-    subprocess_exec = _Base.subprocess_exec  # type: ignore[assignment]
+    subprocess_shell = _Base.subprocess_shell
+    subprocess_exec = _Base.subprocess_exec
     _log_subprocess = _Base._log_subprocess  # type: ignore[attr-defined]
 
     def _make_datagram_transport(
@@ -62,10 +62,14 @@ class StandIns(asyncio.AbstractEventLoop):
     ) -> Any:
         return _transports["_SelectorDatagramTransport"](self, sock, protocol, address, waiter, extra)
 
-    def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+    def _make_read_pipe_transport(
+        self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
+    ) -> Any:
         return _unix["_UnixReadPipeTransport"](self, pipe, protocol, waiter, extra)
 
-    def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+    def _make_write_pipe_transport(
+        self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
+    ) -> Any:
         return _unix["_UnixWritePipeTransport"](self, pipe, protocol, waiter, extra)
 
     async def _make_subprocess_transport(
@@ -103,7 +107,10 @@ class StandIns(asyncio.AbstractEventLoop):
             pidfd = os.pidfd_open(child.pid)
         except OSError:
             threading.Thread(
-                target=self._wait_for_child, args=(transport, child), daemon=True, name=f"noria-wait-{child.pid}"
+                target=self._wait_for_child,
+                args=(transport, child),
+                daemon=True,
+                name=f"noria-wait-{child.pid}",
             ).start()
             return
         self._pidfds.add(pidfd)
@@ -114,7 +121,7 @@ class StandIns(asyncio.AbstractEventLoop):
         found = self.__dict__.get("_child_pidfds")
         if found is None:
             found = self.__dict__["_child_pidfds"] = set()
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _child_ended(self, pidfd: int, transport: Any, child: Any) -> None:
         self._remove_reader(pidfd)  # type: ignore[attr-defined]

@@ -3,8 +3,8 @@
 The path of a received byte: the driver reports the channel ready (`happened`), `read_ready` receives into the
 driver's buffer, makes one bytes object of it and calls the protocol's `data_received` in the connection's context;
 for a BufferedProtocol `read_into` receives straight into the protocol's buffer. The path of a byte written: `write`
-gives it to the kernel at once; what the kernel does not take waits in the queue, bytes objects without a copy, anything the
-caller could change copied, and goes out several at a time (sendmsg) as the driver reports room.
+gives it to the kernel at once; what the kernel does not take waits in the queue, bytes objects without a copy,
+anything the caller could change copied, and goes out several at a time (sendmsg) as the driver reports room.
 
 A connection's life is OPEN, CLOSING, LOST, CLOSED, in that order (see stream.pxd). `connection_made` is called
 before anything is received and `connection_lost` exactly once, from the ready queue, after everything else. Calling
@@ -28,7 +28,7 @@ from noria.core.wheel cimport Wheel, push
 from noria.io.driver cimport WANT_IN, WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
     AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, SHUT_WR, close,
-    errno, getpeername, getsockname, inet_ntop, iovec, ntohl, ntohs, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    getpeername, getsockname, inet_ntop, iovec, ntohl, ntohs, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, sockaddr_un, socklen_t,
 )
 
