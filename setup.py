@@ -6,15 +6,15 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-# What developers switch on: assertions and line tracing cost speed, a sanitizer needs a preloaded runtime.
+# For developers; such a build needs the sanitizer's runtime preloaded (see the Makefile).
 SANITIZE = os.environ.get("NORIA_SANITIZE", "")  # "address", "undefined"
 JOBS = min(4, os.cpu_count() or 1)
 
 flags = ["-O2", "-fno-strict-aliasing", "-fwrapv", "-fvisibility=hidden", "-Wno-unused-function"]
-link = []
+link: list[str] = []
 if SANITIZE:
-    flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
-    link = [f"-fsanitize={SANITIZE}"]
+    flags += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
+    link += [f"-fsanitize={SANITIZE}"]
 
 extensions = [
     Extension(

@@ -123,15 +123,19 @@ cdef class Handle(Ready):
 
     def cancel(self):
         """Cancel the callback. A second call, or one after it ran, does nothing."""
+        self.revoke()
+
+    cdef int revoke(self) except -1:
         if self.stopped:
-            return
+            return 0
         self.stopped = True
-        if self.loop.get_debug():
+        if self.wheel.debug if self.wheel is not None else self.loop.get_debug():
             self.text = repr(self)
         # Drop what the program gave us at once: a cancelled handle must not keep objects alive.
         self.callback = None
         self.args = None
         self.single = False
+        return 0
 
     def cancelled(self):
         """Whether `cancel` was called."""

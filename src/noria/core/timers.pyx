@@ -23,7 +23,7 @@ cdef class TimerHandle(Handle):
     Source: asyncio.TimerHandle.
     """
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self):
         self.place = -1
 
     def __init__(self, when, callback, args, loop, context=None):
@@ -42,7 +42,7 @@ cdef class TimerHandle(Handle):
         """Cancel the callback and take it out of the loop's timers."""
         if self.place >= 0:
             self.heap.drop(self)
-        Handle.cancel(self)
+        self.revoke()
 
     def _repr_info(self):
         info = Handle._repr_info(self)

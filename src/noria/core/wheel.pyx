@@ -41,7 +41,7 @@ cdef class Driver:
 cdef class Wheel:
     """What the loop is to its parts."""
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self):
         self.ring.items = <PyObject**>malloc(64 * sizeof(PyObject*))
         if self.ring.items == NULL:
             raise MemoryError

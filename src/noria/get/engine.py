@@ -39,8 +39,8 @@ from noria.get.retry import RETRY_STATUSES, RetryPolicy, parse_retry_after
 
 _KIB = 1024
 _MIB = 1024 * _KIB
-_PIECE = 512 * _KIB  # handed to the disk at once, if the downloads are few enough
-_ALL_PIECES = 16 * _MIB  # gathering for the disk in all downloads together
+_PIECE = 256 * _KIB  # handed to the disk at once, if the downloads are few enough
+_ALL_PIECES = 8 * _MIB  # gathering for the disk in all downloads together
 _FILE_THREADS = 4
 _SHORT_BODY = 64 * _KIB  # of an error page that is read to keep its connection
 
@@ -146,7 +146,7 @@ async def download_all(
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_read=stall_timeout),
             headers={"User-Agent": "noria-get", **(headers or {}), "Accept-Encoding": "identity"},
             auto_decompress=False,  # the file is what the server declares the length of
-            read_bufsize=min(piece, 256 * _KIB),
+            read_bufsize=64 * _KIB,  # more costs memory for each download and gains no speed
             trust_env=_proxy_configured(),  # which costs time for every request, so not without need
         ) as session:
             run = _Run(

@@ -4,6 +4,7 @@ One line each, without the URL, which the report puts before it. Text that comes
 printable here.
 """
 
+import os
 import re
 import ssl
 
@@ -117,6 +118,8 @@ def shown_url(text: str) -> str:
 
 
 def _os_reason(error: OSError) -> str:
+    if error.errno and (error.strerror or "").startswith("Connect call failed"):
+        return os.strerror(error.errno)  # asyncio's wording names the address again and not the reason
     # Several addresses tried one after the other: asyncio joins their errors in the message and has no errno.
     return printable(error.strerror or str(error)) or type(error).__name__
 

@@ -9,7 +9,7 @@ from noria.io.sys cimport iovec, sockaddr_storage, socklen_t
 cdef class Channel(Ready):
     """A descriptor watched by a driver. Not for use from Python."""
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self):
         self.fd = -1
 
     cdef int run(self) except -1:

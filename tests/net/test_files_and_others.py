@@ -1,0 +1,232 @@
+"""sendfile, datagram endpoints and pipes: what travels by them arrives."""
+
+import asyncio
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.running import on_noria, turns, until
+from net.peers import Recorder, connected, nothing_left_open, pair, pattern, read_all
+from net.test_connections import loop_
+from support.certs import Authority, Identity
+
+SIZE = 3_000_001
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Any:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(SIZE))
+    with path.open("rb") as opened:
+        yield opened
+
+
+# Files.
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, None), (1000, None), (0, 5000), (777, 2_000_000), (SIZE, None), (5, SIZE)])
+def test_a_file_is_sent_whole_or_in_part(file: Any, offset: int, count: int | None) -> None:
+    expected = pattern(SIZE)[offset : None if count is None else offset + count]
+
+    @on_noria
+    async def program() -> None:
+        loop = loop_()
+        async with connected() as (transport, _, far):
+            receiving = asyncio.create_task(read_all(far))
+            transport.write(b"before")
+            assert await loop.sendfile(transport, file, offset, count) == len(expected)
+            transport.write(b"after")
+            transport.write_eof()
+            assert await receiving == b"before" + expected + b"after"
+            if expected:
+                assert file.tell() == offset + len(expected)
+        near, far = pair()
+        with near, far:
+            receiving = asyncio.create_task(read_all(far, len(expected)))
+            assert await loop.sock_sendfile(near, file, offset, count) == len(expected)
+            assert await receiving == expected
+
+    program()
+
+
+def test_what_is_no_file_is_read_and_sent() -> None:
+    @on_noria
+    async def program() -> None:
+        loop = loop_()
+        data = pattern(500_000)
+        async with connected() as (transport, _, far):
+            receiving = asyncio.create_task(read_all(far, len(data)))
+            assert await loop.sendfile(transport, io.BytesIO(data)) == len(data)
+            assert await receiving == data
+            with pytest.raises(asyncio.SendfileNotAvailableError):
+                await loop.sendfile(transport, io.BytesIO(data), fallback=False)
+        near, far = pair()
+        with near, far:
+            receiving = asyncio.create_task(read_all(far, len(data) - 10))
+            assert await loop.sock_sendfile(near, io.BytesIO(data), 10) == len(data) - 10
+            assert await receiving == data[10:]
+            with pytest.raises(asyncio.SendfileNotAvailableError):
+                await loop.sock_sendfile(near, io.BytesIO(data), fallback=False)
+
+    program()
+
+
+def test_sendfile_over_tls_reads_and_sends(file: Any, ca: Authority, identity: Identity) -> None:
+    @on_noria
+    async def program() -> None:
+        loop = loop_()
+        received: list[Any] = []
+
+        def factory() -> Recorder:
+            received.append(Recorder())
+            return received[-1]  # type: ignore[no-any-return]
+
+        server = await loop.create_server(factory, "127.0.0.1", 0, ssl=ca.server_context(identity))
+        transport, protocol = await loop.create_connection(
+            Recorder, *server.sockets[0].getsockname(), ssl=ca.client_context(), server_hostname="localhost"
+        )
+        assert await loop.sendfile(transport, file) == SIZE
+        await until(lambda: received)
+        assert await received[0].got(SIZE) == pattern(SIZE)
+        with pytest.raises(RuntimeError, match="fallback"):
+            await loop.sendfile(transport, file, fallback=False)
+        transport.close()
+        await protocol.lost
+        server.close()
+        await server.wait_closed()
+
+    program()
+
+
+def test_the_peer_may_talk_while_a_file_is_sent_and_is_heard_after_it(file: Any) -> None:
+    @on_noria
+    async def program() -> None:
+        async with connected() as (transport, protocol, far):
+            far.send(b"meanwhile")
+            receiving = asyncio.create_task(read_all(far, SIZE))
+            await loop_().sendfile(transport, file)
+            await receiving
+            assert transport.is_reading()
+            assert await protocol.got(9) == b"meanwhile"
+            assert transport.get_protocol() is protocol
+
+    program()
+
+
+def test_a_peer_that_goes_while_a_file_is_sent_is_an_error(file: Any) -> None:
+    os.truncate(file.name, 1 << 30)  # sparse, and more than the kernel takes at once
+
+    @on_noria
+    async def program() -> None:
+        async with connected() as (transport, protocol, far):
+            sending = asyncio.create_task(loop_().sendfile(transport, file))
+            await turns(3)
+            far.close()
+            with pytest.raises(ConnectionError):
+                await sending
+            transport.abort()
+            await protocol.lost
+            with pytest.raises(RuntimeError, match="closing"):
+                await loop_().sendfile(transport, file)
+
+    program()
+
+
+def test_wrong_files_and_counts_are_refused(file: Any, tmp_path: Path) -> None:
+    @on_noria
+    async def program() -> None:
+        async with connected() as (transport, _, _far):
+            with (tmp_path / "file").open() as text, pytest.raises(ValueError, match="binary"):
+                await loop_().sendfile(transport, text)  # type: ignore[arg-type]
+            for offset, count, error in ((0, 0, ValueError), (0, -1, ValueError), (-1, None, ValueError), (0, "x", TypeError)):
+                with pytest.raises(error):
+                    await loop_().sendfile(transport, file, offset, count)  # type: ignore[arg-type]
+
+    program()
+
+
+# Datagrams.
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    def __init__(self) -> None:
+        self.received: list[tuple[bytes, Any]] = []
+        self.errors: list[Exception] = []
+        self.lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.received.append((data, addr))
+
+    def error_received(self, exc: Exception) -> None:
+        self.errors.append(exc)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(exc)
+
+
+@on_noria
+async def test_datagrams_arrive_whole_and_from_where_they_came() -> None:
+    loop = loop_()
+    async with nothing_left_open():
+        one, one_protocol = await loop.create_datagram_endpoint(Datagrams, local_addr=("127.0.0.1", 0))
+        two, two_protocol = await loop.create_datagram_endpoint(
+            Datagrams, remote_addr=one.get_extra_info("sockname")
+        )
+        for n in range(1, 20):
+            two.sendto(bytes([n]) * n)
+        await until(lambda: len(one_protocol.received) >= 19)
+        assert one_protocol.received == [(bytes([n]) * n, two.get_extra_info("sockname")) for n in range(1, 20)]
+        one.sendto(b"back", two.get_extra_info("sockname"))
+        await until(lambda: two_protocol.received)
+        assert two_protocol.received == [(b"back", one.get_extra_info("sockname"))]
+        one.close()
+        assert await one_protocol.lost is None
+        two.sendto(b"nobody there")
+        await until(lambda: two_protocol.errors)
+        assert isinstance(two_protocol.errors[0], ConnectionRefusedError)
+        two.abort()
+        await two_protocol.lost
+        repr(two)
+
+
+# Pipes.
+
+
+@on_noria
+async def test_pipes_carry_bytes_both_ways() -> None:
+    loop = loop_()
+    async with nothing_left_open():
+        out, into = os.pipe()
+        reader, protocol = await loop.connect_read_pipe(Recorder, open(out, "rb", 0))
+        writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, open(into, "wb", 0))
+        data = pattern(1_000_000)
+        writer.write(data)
+        writer.close()
+        assert await protocol.got(len(data)) == data
+        assert await protocol.lost is None
+        assert protocol.events == ["made", "data", "eof", "lost"]
+        assert reader.is_closing()
+        await turns(3)
+
+
+@on_noria
+async def test_a_pipe_that_nobody_reads_is_an_error_for_the_writer() -> None:
+    loop = loop_()
+
+    class Writer(asyncio.BaseProtocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.set_result(exc)
+
+    lost: asyncio.Future[Exception | None] = loop.create_future()
+    out, into = os.pipe()
+    writer, _ = await loop.connect_write_pipe(Writer, open(into, "wb", 0))
+    os.close(out)
+    writer.write(b"x")
+    error = await lost
+    assert error is None or isinstance(error, BrokenPipeError)

@@ -1,0 +1,223 @@
+"""The sock_* calls: on sockets of the program's own, non-blocking ones only, and cancelling leaves the socket usable."""
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+import pytest
+
+from core.running import on_noria, turns
+from net.peers import pair, pattern, read_all
+from net.test_connections import deaf, loop_, refused_port
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_big_data_goes_through_sendall_and_recv(kind: str) -> None:
+    @on_noria
+    async def program() -> None:
+        near, far = pair(kind)
+        with near, far:
+            for data in (b"", b"x", bytearray(pattern(3_000_000)), memoryview(pattern(2_000_000, 2))):
+                sending = asyncio.create_task(loop_().sock_sendall(near, data))
+                assert await read_all(far, len(data)) == bytes(data)
+                assert await sending is None
+
+    program()
+
+
+@on_noria
+async def test_sock_recv_waits_for_data_and_sees_the_end() -> None:
+    near, far = pair()
+    with near:
+        receiving = asyncio.create_task(loop_().sock_recv(near, 100))
+        await turns(5)
+        assert not receiving.done()
+        far.send(b"data")
+        assert await receiving == b"data"
+        far.close()
+        assert await loop_().sock_recv(near, 100) == b""
+
+
+@on_noria
+async def test_sock_recv_into_fills_a_buffer_of_the_caller() -> None:
+    near, far = pair()
+    with near, far:
+        buffer = bytearray(10)
+        receiving = asyncio.create_task(loop_().sock_recv_into(near, memoryview(buffer)[2:6]))
+        await turns(2)
+        far.send(b"abcdef")
+        assert await receiving == 4
+        assert buffer == b"\0\0abcd\0\0\0\0"
+        assert await loop_().sock_recv_into(near, buffer) == 2
+
+
+@on_noria
+async def test_datagram_sockets_of_the_program() -> None:
+    loop = loop_()
+    one, two = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    with one, two:
+        for sock in (one, two):
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+        receiving = asyncio.create_task(loop.sock_recvfrom(two, 100))
+        await turns(2)
+        assert await loop.sock_sendto(one, b"first", two.getsockname()) == 5
+        assert await receiving == (b"first", one.getsockname())
+        assert await loop.sock_sendto(one, b"second", two.getsockname()) == 6
+        buffer = bytearray(10)
+        assert await loop.sock_recvfrom_into(two, buffer) == (6, one.getsockname())
+        assert buffer[:6] == b"second"
+        await loop.sock_sendto(one, b"third", two.getsockname())
+        assert await loop.sock_recvfrom_into(two, buffer, 3) == (3, one.getsockname())
+
+
+@on_noria
+async def test_sock_connect_and_sock_accept() -> None:
+    loop = loop_()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        listener.setblocking(False)
+        client.setblocking(False)
+        accepting = asyncio.create_task(loop.sock_accept(listener))
+        await turns(2)
+        await loop.sock_connect(client, listener.getsockname())
+        accepted, address = await accepting
+        with accepted:
+            assert address == client.getsockname()
+            assert accepted.gettimeout() == 0
+            await loop.sock_sendall(accepted, b"hello")
+            assert await loop.sock_recv(client, 10) == b"hello"
+
+
+@on_noria
+async def test_sock_connect_takes_a_host_name() -> None:
+    loop = loop_()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, ("localhost", listener.getsockname()[1]))
+        assert client.getpeername() == listener.getsockname()
+
+
+@on_noria
+async def test_sock_connect_tells_who_refused() -> None:
+    port = refused_port()
+    with socket.socket() as client:
+        client.setblocking(False)
+        with pytest.raises(ConnectionRefusedError, match=str(port)):
+            await loop_().sock_connect(client, ("127.0.0.1", port))
+
+
+@on_noria
+async def test_a_cancelled_sock_connect_watches_no_more() -> None:
+    loop = loop_()
+    with deaf() as address, socket.socket() as client:
+        client.setblocking(False)
+        task = asyncio.create_task(loop.sock_connect(client, address))
+        await asyncio.sleep(0.002)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not loop.remove_writer(client)
+
+
+@on_noria
+async def test_cancelling_leaves_the_socket_usable() -> None:
+    loop = loop_()
+    near, far = pair()
+    with near, far:
+        for call in (loop.sock_recv(near, 10), loop.sock_recv_into(near, bytearray(10))):
+            task = asyncio.create_task(call)  # type: ignore[arg-type]
+            await turns(2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        far.send(b"kept")
+        assert await loop.sock_recv(near, 10) == b"kept"
+        sending = asyncio.create_task(loop.sock_sendall(near, bytes(5_000_000)))
+        await turns(2)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert not loop.remove_writer(near)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            accepting = asyncio.create_task(loop.sock_accept(listener))
+            await turns(2)
+            accepting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await accepting
+            assert not loop.remove_reader(listener)
+
+
+@on_noria
+async def test_a_socket_closed_under_a_waiting_call_does_no_harm_to_the_next_of_its_number() -> None:
+    loop = loop_()
+    near, far = pair()
+    task = asyncio.create_task(loop.sock_recv(near, 10))
+    await turns(2)
+    number = near.fileno()
+    near.close()
+    far.close()
+    near, far = pair()
+    with near, far:
+        assert near.fileno() == number
+        receiving = asyncio.create_task(loop.sock_recv(near, 10))
+        await turns(2)
+        task.cancel()
+        await turns(2)
+        far.send(b"mine")
+        assert await receiving == b"mine"
+
+
+@on_noria
+async def test_errors_of_the_socket_come_out() -> None:
+    loop = loop_()
+    near, far = pair("tcp")
+    with near:
+        receiving = asyncio.create_task(loop.sock_recv(near, 10))
+        await turns(2)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        with pytest.raises(ConnectionResetError):
+            await receiving
+        with pytest.raises(BrokenPipeError):
+            await loop.sock_sendall(near, b"x")
+
+
+@on_noria
+async def test_a_blocking_socket_is_refused_by_every_call() -> None:
+    loop = loop_()
+    near, far = socket.socketpair()
+    with near, far:
+        calls: list[Any] = [
+            loop.sock_recv(near, 1),
+            loop.sock_recv_into(near, bytearray(1)),
+            loop.sock_recvfrom(near, 1),
+            loop.sock_recvfrom_into(near, bytearray(1)),
+            loop.sock_sendall(near, b"x"),
+            loop.sock_sendto(near, b"x", "x"),
+            loop.sock_accept(near),
+            loop.sock_connect(near, "x"),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="non-blocking"):
+                await call
+
+
+@on_noria
+async def test_many_calls_at_once_keep_apart() -> None:
+    loop = loop_()
+    pairs = [pair() for _ in range(100)]
+
+    async def ping(n: int, near: socket.socket, far: socket.socket) -> None:
+        for round_ in range(5):
+            message = f"{n}:{round_}".encode()
+            receiving = asyncio.create_task(loop.sock_recv(far, 100))
+            await turns(n % 3)
+            await loop.sock_sendall(near, message)
+            assert await receiving == message
+
+    await asyncio.gather(*(ping(n, *both) for n, both in enumerate(pairs)))
+    for near, far in pairs:
+        near.close()
+        far.close()

@@ -1,0 +1,286 @@
+"""Signals: handlers run as callbacks of the loop, Ctrl-C ends noria.run as asyncio.run, and the wake-up descriptor is given back."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import noria
+from core.running import DEADLINE, new_loop, on_noria, python, turns, until
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Every test leaves handlers and wake-up descriptor as they were."""
+    numbers = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    fd = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(fd)
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.set_wakeup_fd(-1) == fd
+    signal.set_wakeup_fd(fd)
+
+
+@on_noria
+async def test_a_handler_runs_in_the_loop_with_its_arguments() -> None:
+    loop = asyncio.get_running_loop()
+    seen: list[Any] = []
+    loop.add_signal_handler(signal.SIGUSR1, lambda *args: seen.append((args, asyncio.get_running_loop())), 1, 2)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await until(lambda: seen)
+    assert seen == [((1, 2), loop)]
+    assert loop.remove_signal_handler(signal.SIGUSR1)
+    assert not loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@on_noria
+async def test_a_signal_wakes_a_sleeping_loop() -> None:
+    loop = asyncio.get_running_loop()
+    for _ in range(20):
+        came: asyncio.Future[None] = loop.create_future()
+        loop.add_signal_handler(signal.SIGUSR1, came.set_result, None)
+        killer = threading.Thread(target=lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        loop.call_soon(killer.start)
+        await came
+        killer.join()
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@on_noria
+async def test_a_second_handler_replaces_the_first() -> None:
+    loop = asyncio.get_running_loop()
+    seen: list[str] = []
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, "first")
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, "second")
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await until(lambda: seen)
+    assert seen == ["second"]
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@on_noria
+async def test_every_one_of_many_signals_of_different_kinds_arrives() -> None:
+    loop = asyncio.get_running_loop()
+    seen: set[int] = set()
+    numbers = [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT]
+    for number in numbers:
+        loop.add_signal_handler(number, seen.add, number)
+    for number in numbers:
+        os.kill(os.getpid(), number)
+    await until(lambda: seen == set(numbers))
+    for number in numbers:
+        loop.remove_signal_handler(number)
+
+
+def test_closing_the_loop_takes_its_handlers_away() -> None:
+    with new_loop() as loop:
+        loop.add_signal_handler(signal.SIGUSR1, print)
+        assert signal.getsignal(signal.SIGUSR1) != signal.SIG_DFL
+        loop.run_until_complete(asyncio.sleep(0))
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+@on_noria
+async def test_wrong_signals_and_callbacks_are_refused() -> None:
+    loop = asyncio.get_running_loop()
+    for wrong in (0, 1000, -1):
+        with pytest.raises(ValueError):
+            loop.add_signal_handler(wrong, print)
+        with pytest.raises(ValueError):
+            loop.remove_signal_handler(wrong)
+    with pytest.raises(TypeError):
+        loop.add_signal_handler("INT", print)  # type: ignore[arg-type]
+    for uncatchable in (signal.SIGKILL, signal.SIGSTOP):
+        with pytest.raises(RuntimeError, match="cannot be caught"):
+            loop.add_signal_handler(uncatchable, print)
+
+    async def coroutine() -> None: ...
+
+    with pytest.raises(TypeError, match="coroutines cannot be used"):
+        loop.add_signal_handler(signal.SIGUSR1, coroutine)
+
+
+def test_outside_the_main_thread_handlers_are_refused() -> None:
+    refused: list[BaseException] = []
+
+    async def main() -> None:
+        try:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print)
+        except RuntimeError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=lambda: noria.run(main()))
+    thread.start()
+    thread.join()
+    assert "main thread" in str(refused[0])
+
+
+def test_a_wakeup_descriptor_set_by_the_program_is_put_back_after_each_run() -> None:
+    import socket
+
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    with near, far:
+        before = signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
+        try:
+            with new_loop() as loop:
+                for _ in range(2):
+                    loop.run_until_complete(asyncio.sleep(0))
+                    assert signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False) == far.fileno()
+        finally:
+            signal.set_wakeup_fd(before)
+
+
+def test_a_noria_loop_inside_another_passes_signals_on() -> None:
+    async def main() -> None:
+        stock, seen = asyncio.get_running_loop(), []
+        stock.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+
+        async def inner() -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await asyncio.sleep(0.002)
+
+        noria.run(inner())
+        while not seen:
+            await asyncio.sleep(0.001)
+        stock.remove_signal_handler(signal.SIGUSR1)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+# Ctrl-C, in a child process.
+
+SLEEPER = """
+import asyncio, noria, sys
+async def main():
+    print("ready", flush=True)
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        print("cancelled", flush=True)
+        raise
+try:
+    noria.run(main())
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    raise
+"""
+
+
+def test_ctrl_c_cancels_the_main_task_and_then_interrupts() -> None:
+    child = subprocess.Popen([sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=DEADLINE)
+    assert out == "cancelled\ninterrupted\n"
+    assert child.returncode == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_main_task_that_ignores_the_first_ctrl_c_is_interrupted_by_the_second() -> None:
+    program = """
+import asyncio, noria, os, signal, time
+async def main():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        print("first", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(60)
+try:
+    noria.run(main())
+except KeyboardInterrupt:
+    print("second", flush=True)
+"""
+    done = python(program)
+    assert done.stdout == "first\nsecond\n", done.stderr
+
+
+def test_a_main_task_that_finishes_despite_ctrl_c_gives_its_result() -> None:
+    program = """
+import asyncio, noria, os, signal
+async def main():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        return "saved"
+print(noria.run(main()))
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    done = python(program)
+    assert done.stdout == "saved\nTrue\n", done.stderr
+
+
+def test_a_handler_of_the_programs_own_for_ctrl_c_is_left_alone() -> None:
+    program = """
+import asyncio, noria, os, signal
+seen = []
+signal.signal(signal.SIGINT, lambda *args: seen.append(1))
+async def main():
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(0.01)
+    return len(seen)
+print(noria.run(main()))
+"""
+    done = python(program)
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_a_tight_loop_of_callbacks_can_be_interrupted() -> None:
+    program = """
+import asyncio, noria, os, signal, threading, time
+async def main():
+    loop = asyncio.get_running_loop()
+    def again():
+        loop.call_soon(again)
+    again()
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    await asyncio.sleep(60)
+try:
+    noria.run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = python(program)
+    assert done.stdout == "interrupted\n", done.stderr
+
+
+def test_a_blocking_callback_is_interrupted_by_the_second_ctrl_c() -> None:
+    program = """
+import asyncio, noria, os, signal, time
+async def main():
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+try:
+    noria.run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = python(program)
+    assert done.stdout == "interrupted\n", done.stderr
+
+
+@on_noria
+async def test_a_removed_handler_is_not_called_any_more() -> None:
+    loop = asyncio.get_running_loop()
+    seen: list[int] = []
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+    loop.remove_signal_handler(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await turns(5)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    assert seen == []
