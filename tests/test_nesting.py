@@ -194,11 +194,37 @@ async def test_a_run_nested_inside_a_done_callback_and_a_thread_call() -> None:
     future = loop.create_future()
     future.add_done_callback(lambda _: seen.append(noria.run(asyncio.sleep(0, 1))))
     future.set_result(None)
-    thread = threading.Thread(target=loop.call_soon_threadsafe, args=(lambda: seen.append(noria.run(asyncio.sleep(0, 2))),))
+    thread = threading.Thread(
+        target=loop.call_soon_threadsafe, args=(lambda: seen.append(noria.run(asyncio.sleep(0, 2))),)
+    )
     thread.start()
     await until(lambda: len(seen) == 2)
     thread.join()
     assert sorted(seen) == [1, 2]  # type: ignore[type-var]
+
+
+@on_noria
+async def test_a_run_nested_inside_a_stock_task_lets_other_stock_tasks_run() -> None:
+    def stock(coro: Any) -> "asyncio.Task[Any]":
+        return asyncio.Task(coro, loop=asyncio.get_running_loop())
+
+    async def other() -> object:
+        await asyncio.sleep(0)
+        return asyncio.current_task()
+
+    async def nests() -> None:
+        me = asyncio.current_task()
+        task = stock(other())
+        native = asyncio.create_task(other())
+        noria.run(asyncio.sleep(0.002))
+        assert task.done()
+        assert task.result() is task
+        assert native.result() is native
+        assert asyncio.current_task() is me
+        await asyncio.sleep(0)
+        assert asyncio.current_task() is me
+
+    await stock(nests())
 
 
 @pytest.mark.parametrize(

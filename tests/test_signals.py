@@ -32,7 +32,9 @@ def as_before() -> Iterator[None]:
 async def test_a_handler_runs_in_the_loop_with_its_arguments() -> None:
     loop = asyncio.get_running_loop()
     seen: list[Any] = []
-    loop.add_signal_handler(signal.SIGUSR1, lambda *args: seen.append((args, asyncio.get_running_loop())), 1, 2)
+    loop.add_signal_handler(
+        signal.SIGUSR1, lambda *args: seen.append((args, asyncio.get_running_loop())), 1, 2
+    )
     os.kill(os.getpid(), signal.SIGUSR1)
     await until(lambda: seen)
     assert seen == [((1, 2), loop)]
@@ -176,7 +178,9 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_cancels_the_main_task_and_then_interrupts() -> None:
-    child = subprocess.Popen([sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     with child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
@@ -284,3 +288,29 @@ async def test_a_removed_handler_is_not_called_any_more() -> None:
     await turns(5)
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     assert seen == []
+
+
+def test_a_signal_in_a_forked_child_writes_into_no_file_of_the_child() -> None:
+    # The wake-up descriptor is the parent's loop's; its number may soon be a file's in the child.
+    program = """
+import asyncio, noria, os, signal, tempfile
+
+async def main():
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGUSR1, lambda *args: None)
+            files = [tempfile.TemporaryFile() for _ in range(10)]
+            os.kill(os.getpid(), signal.SIGUSR1)
+            if all(os.fstat(file.fileno()).st_size == 0 for file in files):
+                code = 0
+        finally:
+            os._exit(code)
+    _, status = await asyncio.get_running_loop().run_in_executor(None, os.waitpid, pid, 0)
+    print(os.waitstatus_to_exitcode(status))
+
+noria.run(main())
+"""
+    done = python(program)
+    assert done.stdout == "0\n", done.stderr

@@ -41,7 +41,9 @@ async def test_a_child_runs_and_its_code_is_known() -> None:
 async def test_communicate_carries_megabytes_both_ways() -> None:
     data = pattern(3_000_000)
     async with nothing_left_open():
-        child = await asyncio.create_subprocess_exec(sys.executable, "-c", CAT, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CAT, stdin=PIPE, stdout=PIPE, stderr=PIPE
+        )
         out, err = await child.communicate(data)
         assert out == data
         assert err == b""
@@ -96,7 +98,9 @@ def test_a_child_can_be_killed(number: signal.Signals) -> None:
 @on_noria
 async def test_fifty_children_at_once() -> None:
     async def one(n: int) -> None:
-        child = await asyncio.create_subprocess_exec("sh", "-c", f"read x; echo $x; exit {n}", stdin=PIPE, stdout=PIPE)
+        child = await asyncio.create_subprocess_exec(
+            "sh", "-c", f"read x; echo $x; exit {n}", stdin=PIPE, stdout=PIPE
+        )
         out, _ = await child.communicate(f"child {n}\n".encode())
         assert out == f"child {n}\n".encode()
         assert child.returncode == n
@@ -179,7 +183,9 @@ async def test_a_protocol_of_the_program_hears_everything_of_its_child() -> None
 
 @on_noria
 async def test_cwd_and_environment_reach_the_child() -> None:
-    child = await asyncio.create_subprocess_shell("pwd; echo $NAME", stdout=PIPE, cwd="/", env={"NAME": "value"})
+    child = await asyncio.create_subprocess_shell(
+        "pwd; echo $NAME", stdout=PIPE, cwd="/", env={"NAME": "value"}
+    )
     assert (await child.communicate())[0] == b"/\nvalue\n"
 
 

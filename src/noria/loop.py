@@ -11,7 +11,7 @@ from noria.core.house import Housekeeping
 from noria.core.loop import CoreLoop
 from noria.io.epoll import EpollDriver
 from noria.net.connect import Connecting
-from noria.net.standins import StandIns
+from noria.net.standins import StandIns, Watched
 from noria.signals import Signals
 
 _T = TypeVar("_T")
@@ -35,6 +35,7 @@ class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
         self._driver = DRIVERS[name]()
         super().__init__(self._driver)
         self._driver.bind(self, self._signals_arrived)
+        self._selector = Watched(self)
 
     def run_forever(self) -> None:
         """Run until stop() is called. See CoreLoop.run_forever."""
@@ -65,6 +66,7 @@ class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
         self._drop_signal_handlers()
         self._close_children()
         self._close_core()
+        self._selector = None
         self._close_executor()
 
     # nest_asyncio looks for this before it replaces a loop's methods: runs nest here without its help.

@@ -388,11 +388,11 @@ CLOTHES: dict[str, Callable[[Wardrobe], None]] = {
 
 
 def load(name: str) -> Cases:
-    """The test cases of `test.test_asyncio.<name>`, on noria."""
+    """The test cases of `test.test_asyncio.<name>`, or of the module with that full name, on noria."""
     substitute_names()
     let_mocks_through()
     asyncio.set_event_loop(None)  # some cases rely on one before them having done this, which may be excluded
-    module = importlib.import_module(f"test.test_asyncio.{name}")
+    module = importlib.import_module(name if "." in name else f"test.test_asyncio.{name}")
     cover_submodules(module)
     wardrobe = Wardrobe(module)
     if name in CLOTHES:

@@ -77,5 +77,9 @@ async def until(holds: Callable[[], object]) -> None:
 def python(program: str, *options: str, timeout: float = DEADLINE) -> subprocess.CompletedProcess[str]:
     """Run a program text in a fresh interpreter; returns what became of it."""
     return subprocess.run(
-        [sys.executable, *options, "-c", program], capture_output=True, text=True, timeout=timeout, check=False
+        [sys.executable, *options, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )

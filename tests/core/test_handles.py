@@ -140,7 +140,12 @@ async def test_every_step_of_a_task_runs_in_its_context() -> None:
 
     async def steps(name: str) -> None:
         var.set(name)
-        for wait in (asyncio.sleep(0), asyncio.sleep(0.001), asyncio.gather(asyncio.sleep(0)), asyncio.Future()):
+        for wait in (
+            asyncio.sleep(0),
+            asyncio.sleep(0.001),
+            asyncio.gather(asyncio.sleep(0)),
+            asyncio.Future(),
+        ):
             if isinstance(wait, asyncio.Future) and not wait.done():
                 loop.call_soon(lambda w=wait: w.done() or w.set_result(None))  # type: ignore[misc]
             await wait

@@ -187,7 +187,11 @@ def test_closing_drops_what_is_queued() -> None:
 
 def test_timers_and_handles_of_a_closed_loop_may_be_cancelled() -> None:
     loop = noria.new_event_loop()
-    handles: list[asyncio.Handle] = [loop.call_soon(print), loop.call_later(100, print), loop.call_at(0, print)]
+    handles: list[asyncio.Handle] = [
+        loop.call_soon(print),
+        loop.call_later(100, print),
+        loop.call_at(0, print),
+    ]
     loop.close()
     for handle in handles:
         handle.cancel()
@@ -202,24 +206,26 @@ def test_a_loop_dropped_unclosed_warns_and_closes() -> None:
 
 
 def test_a_loop_with_callbacks_timers_and_tasks_is_collected() -> None:
-    loop = noria.new_event_loop()
-    loop.set_exception_handler(lambda _, report: None)
+    def abandon() -> "weakref.ref[noria.Loop]":
+        loop = noria.new_event_loop()
+        loop.set_exception_handler(lambda _, report: None)
 
-    async def wait() -> None:
-        await loop.create_future()
+        async def wait() -> None:
+            await loop.create_future()
 
-    for _ in range(10):
+        for _ in range(10):
+            loop.create_task(wait())
+            loop.call_soon(lambda: loop)
+            loop.call_later(100, lambda: loop)
+        loop.run_until_complete(asyncio.sleep(0))
         loop.create_task(wait())
         loop.call_soon(lambda: loop)
-        loop.call_later(100, lambda: loop)
-    loop.run_until_complete(asyncio.sleep(0))
-    loop.create_task(wait())
-    loop.call_soon(lambda: loop)
-    gone = weakref.ref(loop)
+        return weakref.ref(loop)
+
+    gone = abandon()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         warnings.simplefilter("ignore", RuntimeWarning)  # the last task's coroutine never ran
-        del loop, wait
         gc.collect()
     assert gone() is None
 
@@ -291,6 +297,50 @@ def test_several_loops_run_in_several_threads_at_once() -> None:
     for thread in threads:
         thread.join()
     assert results == [sum(range(200))] * 8
+
+
+def test_a_forked_child_may_run_loops_of_its_own_and_leaves_its_parents_alone() -> None:
+    done = python(
+        """
+import asyncio, noria, os, socket, sys
+
+async def in_the_child():
+    near, far = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=near)
+    far.send(b"child")
+    data = await reader.readexactly(5)
+    writer.close()
+    await writer.wait_closed()
+    far.close()
+    return data
+
+async def main():
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=near)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            assert asyncio._get_running_loop() is None
+            assert noria.run(in_the_child()) == b"child"
+            loop.call_soon_threadsafe(print, "not in the child")  # queued on a loop that nobody runs here
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = await loop.run_in_executor(None, os.waitpid, pid, 0)
+    assert status == 0, status
+    far.send(b"parent")
+    assert await reader.readexactly(6) == b"parent"
+    writer.close()
+    await writer.wait_closed()
+    far.close()
+    print("both ran")
+
+noria.run(asyncio.wait_for(main(), 20))
+"""
+    )
+    assert done.stdout == "both ran\n", done.stderr
 
 
 # Exception handlers.
@@ -501,6 +551,12 @@ def test_an_unknown_driver_is_refused() -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     with new_loop() as loop:
-        for call in (loop.call_soon, loop.call_later, loop.call_at, loop.run_until_complete, loop.create_task):
+        for call in (
+            loop.call_soon,
+            loop.call_later,
+            loop.call_at,
+            loop.run_until_complete,
+            loop.create_task,
+        ):
             with pytest.raises(TypeError):
                 call()  # type: ignore[call-arg]

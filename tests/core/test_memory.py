@@ -15,10 +15,23 @@ from typing import Any
 import pytest
 
 import noria
-from core.running import on_noria, reports, turns
+from core.running import on_noria, python, reports, turns
 
 Piece = Callable[[], Coroutine[Any, Any, None]]
 REPEAT = 300
+
+
+async def leaves_nothing(piece: Piece, repeat: int = REPEAT) -> None:
+    """Fail if repeating the piece makes objects or allocated blocks more by a part of the repetitions."""
+    for _ in range(repeat):  # caches and the stocks of freed objects fill
+        await piece()
+    gc.collect()
+    objects, blocks = len(gc.get_objects()), sys.getallocatedblocks()
+    for _ in range(repeat):
+        await piece()
+    gc.collect()
+    assert len(gc.get_objects()) - objects < repeat / 10
+    assert sys.getallocatedblocks() - blocks < repeat / 2
 
 
 async def callbacks() -> None:
@@ -148,22 +161,12 @@ PIECES = [
 
 @pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.__name__)
 def test_repeating_a_piece_of_a_program_allocates_nothing_for_good(piece: Piece) -> None:
-    @on_noria
-    async def program() -> None:
-        for _ in range(20):  # caches fill
-            await piece()
-        gc.collect()
-        objects, blocks = len(gc.get_objects()), sys.getallocatedblocks()
-        for _ in range(REPEAT):
-            await piece()
-        gc.collect()
-        assert len(gc.get_objects()) - objects < REPEAT / 10
-        assert sys.getallocatedblocks() - blocks < REPEAT / 2
-
-    program()
+    on_noria(leaves_nothing)(piece)
 
 
-@pytest.mark.parametrize("piece", [callbacks, timers, tasks, stock_tasks, contexts], ids=lambda piece: piece.__name__)
+@pytest.mark.parametrize(
+    "piece", [callbacks, timers, tasks, stock_tasks, contexts], ids=lambda piece: piece.__name__
+)
 def test_ordinary_work_makes_no_garbage_for_the_collector(piece: Piece) -> None:
     @on_noria
     async def program() -> None:
@@ -253,3 +256,35 @@ async def test_a_pending_task_in_a_cycle_is_collected_and_reported() -> None:
     seen.clear()
     gc.collect()
     assert len(asyncio.all_tasks()) == 1
+
+
+def test_a_long_chain_of_futures_or_tasks_is_freed_without_a_deep_stack() -> None:
+    done = python(
+        """
+import asyncio, noria
+loop = noria.new_event_loop()
+future = loop.create_future()
+future.set_result(None)
+for _ in range(200_000):
+    next_ = loop.create_future()
+    next_.set_result(future)
+    future = next_
+del future, next_
+
+async def wait(what):
+    await what
+
+async def main():
+    last = loop.create_future()
+    for _ in range(50_000):
+        last = loop.create_task(wait(last))
+        last._log_destroy_pending = False
+    await asyncio.sleep(0)
+
+loop.run_until_complete(main())
+loop.close()
+print("freed")
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "freed\n"

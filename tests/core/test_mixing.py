@@ -122,7 +122,14 @@ def test_asyncios_helpers_take_any_task(make_task: Maker) -> None:
         async def fail() -> None:
             raise KeyError
 
-        assert await asyncio.gather(*(make_task(give(n)) for n in range(5)), native_future_of(9)) == [0, 1, 2, 3, 4, 9]
+        assert await asyncio.gather(*(make_task(give(n)) for n in range(5)), native_future_of(9)) == [
+            0,
+            1,
+            2,
+            3,
+            4,
+            9,
+        ]
         assert await asyncio.wait_for(make_task(give(1)), 5) == 1
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(make_task(asyncio.sleep(1000)), 0.001)
@@ -140,7 +147,9 @@ def test_asyncios_helpers_take_any_task(make_task: Maker) -> None:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        assert sorted([await each for each in asyncio.as_completed([make_task(give(n)) for n in range(4)])]) == [0, 1, 2, 3]
+        assert sorted(
+            [await each for each in asyncio.as_completed([make_task(give(n)) for n in range(4)])]
+        ) == [0, 1, 2, 3]
         results = await asyncio.gather(make_task(fail()), make_task(give(1)), return_exceptions=True)
         assert isinstance(results[0], KeyError)
         assert results[1] == 1
@@ -262,7 +271,9 @@ async def test_the_current_task_is_known_in_tasks_of_every_kind_and_nowhere_else
 async def test_the_current_task_is_right_around_eager_tasks_of_both_kinds() -> None:
     loop = asyncio.get_running_loop()
     seen: list[bool] = []
-    eager: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [lambda c: noria.Task(c, loop=loop, eager_start=True)]
+    eager: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [
+        lambda c: noria.Task(c, loop=loop, eager_start=True)
+    ]
     if sys.version_info >= (3, 12):
         eager.append(lambda c: asyncio.Task(c, loop=loop, eager_start=True))
 
@@ -370,7 +381,9 @@ def test_native_tasks_and_futures_run_on_a_stock_loop() -> None:
         with pytest.raises(asyncio.CancelledError):
             await sleeper
         async with asyncio.timeout(5):
-            assert await asyncio.gather(noria.Task(asyncio.sleep(0, 1)), asyncio.create_task(asyncio.sleep(0, 2))) == [1, 2]
+            assert await asyncio.gather(
+                noria.Task(asyncio.sleep(0, 1)), asyncio.create_task(asyncio.sleep(0, 2))
+            ) == [1, 2]
         loop.set_task_factory(lambda loop, coro, **kw: noria.Task(coro, loop=loop, **kw))  # type: ignore[arg-type]
         async with asyncio.TaskGroup() as group:
             done = group.create_task(asyncio.sleep(0.001, "grouped"))

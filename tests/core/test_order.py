@@ -5,14 +5,16 @@ is run on asyncio and on noria with the same seed; both must leave the same trac
 """
 
 import asyncio
+import gc
 import random
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import noria
-from core.running import new_loop, on_noria, reports
+from core.running import new_loop, on_noria, reports, turns
 
 TURNS = 120
 ACTIONS = 400
@@ -150,9 +152,11 @@ class Program:
                 self.trace.append(("ended", repr(ended.exception())))
 
 
-def trace_on(loop: asyncio.AbstractEventLoop, seed: int, mixed: bool) -> list[tuple[Any, ...]]:
+def trace_on(
+    loop: asyncio.AbstractEventLoop, seed: int, mixed: bool, kind: type[Program] = Program
+) -> list[tuple[Any, ...]]:
     loop.set_exception_handler(lambda _, report: None)  # exceptions of futures that nobody asked
-    program = Program(loop, seed, mixed)
+    program = kind(loop, seed, mixed)
     loop.run_until_complete(program.main())
     return program.trace
 
@@ -172,6 +176,41 @@ def test_a_random_program_runs_in_the_order_of_asyncio(mixed: bool) -> None:
             ours.close()
         assert len(expected) > 100
         assert found == expected, f"seed {seed}"
+
+
+class Wilder(Program):
+    """With nested runs, eager tasks and garbage collections too, which asyncio has no like of."""
+
+    depth = 0
+
+    def nest(self) -> None:
+        if self.depth < 4:
+            self.depth += 1
+            self.trace.append(("nested", self.depth))
+            noria.run(turns(self.rng.randrange(4)))
+            self.trace.append(("returned", self.depth))
+            self.depth -= 1
+
+    def eager(self) -> None:
+        self.tasks.append(noria.Task(self.actor(self.number()), loop=self.loop, eager_start=True))
+
+    def collect(self) -> None:
+        gc.collect(0)
+
+    ACTS = (*Program.ACTS, nest, eager, collect)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["native", "mixed-with-asyncio"])
+def test_with_nested_runs_and_eager_tasks_the_order_is_the_same_each_time(mixed: bool) -> None:
+    for seed in range(40):
+        traces = []
+        for _ in range(2):
+            loop = noria.new_event_loop()
+            try:
+                traces.append(trace_on(loop, seed, mixed, Wilder))
+            finally:
+                loop.close()
+        assert traces[0] == traces[1], f"seed {seed}"
 
 
 def test_callbacks_run_in_the_order_they_were_queued() -> None:
@@ -237,8 +276,6 @@ async def test_everyone_waiting_for_a_future_wakes_in_the_order_of_coming() -> N
 
 @on_noria
 async def test_a_busy_queue_does_not_starve_timers_or_descriptors() -> None:
-    import socket
-
     loop = asyncio.get_running_loop()
     near, far = socket.socketpair()
     with near, far:

@@ -1,6 +1,7 @@
 """uvicorn with httptools on noria: from its command line, in a thread, and beside its client on one loop.
 
-The client is aiohttp on noria, over http and https. uvicorn serves `ecosystem.application`.
+The client is aiohttp on noria, over http and https, and the library websockets for those. uvicorn serves
+`ecosystem.application`.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 import uvicorn
+from websockets.asyncio.client import connect
 
 from ecosystem.application import PAYLOAD, app
 from ecosystem.ground import Channel, OnNoria
@@ -88,11 +90,12 @@ def test_the_command_echoes_websocket_messages(
     on_noria: OnNoria, channel: Channel, identity: Identity
 ) -> None:
     async def main(url: str) -> None:
-        async with client(channel) as session, session.ws_connect(url) as socket:
-            await socket.send_str("wheel")
-            assert await socket.receive_str() == "wheel"
-            await socket.send_bytes(PAYLOAD[:1_000_000])
-            assert await socket.receive_bytes() == PAYLOAD[:1_000_000]
+        # aiohttp's client would not wait for the end of the TLS connection, and its transport outlive the loop.
+        async with connect(url.replace("http", "ws", 1), ssl=channel.client) as connection:
+            await connection.send("wheel")
+            assert await connection.recv() == "wheel"
+            await connection.send(PAYLOAD[:1_000_000])
+            assert await connection.recv() == PAYLOAD[:1_000_000]
 
     with command_running(channel, identity, "--ws", "websockets-sansio") as (_, url):
         on_noria(main(url))

@@ -106,7 +106,9 @@ def test_several_failures_are_told_together(delay: float | None) -> None:
     hosts = [f"127.0.0.{n}" for n in (1, 2, 3)]
     with no_descriptors_left(), names(*((host, port) for host in hosts)) as loop:
         with pytest.raises(OSError, match="Multiple exceptions") as caught:
-            loop.run_until_complete(loop.create_connection(Recorder, "x.example", 1, happy_eyeballs_delay=delay))
+            loop.run_until_complete(
+                loop.create_connection(Recorder, "x.example", 1, happy_eyeballs_delay=delay)
+            )
         assert all(host in str(caught.value) for host in hosts)
         with pytest.raises(ExceptionGroup) as group:
             loop.run_until_complete(
@@ -116,11 +118,18 @@ def test_several_failures_are_told_together(delay: float | None) -> None:
 
 
 def test_happy_eyeballs_does_not_wait_for_a_dead_address() -> None:
-    with deaf() as dead, socket.create_server(("127.0.0.1", 0)) as listener, no_descriptors_left(), names(dead, listener.getsockname()) as loop:
+    with (
+        deaf() as dead,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        no_descriptors_left(),
+        names(dead, listener.getsockname()) as loop,
+    ):
 
         async def main() -> None:
             began = loop.time()
-            transport, protocol = await loop.create_connection(Recorder, "two.example", 1, happy_eyeballs_delay=0.02)
+            transport, protocol = await loop.create_connection(
+                Recorder, "two.example", 1, happy_eyeballs_delay=0.02
+            )
             assert 0.015 < loop.time() - began < 5
             assert transport.get_extra_info("peername") == listener.getsockname()
             transport.abort()
@@ -130,10 +139,16 @@ def test_happy_eyeballs_does_not_wait_for_a_dead_address() -> None:
 
 
 def test_happy_eyeballs_goes_on_at_once_when_an_address_refuses() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, no_descriptors_left(), names(("127.0.0.1", refused_port()), listener.getsockname()) as loop:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        no_descriptors_left(),
+        names(("127.0.0.1", refused_port()), listener.getsockname()) as loop,
+    ):
 
         async def main() -> None:
-            transport, protocol = await loop.create_connection(Recorder, "two.example", 1, happy_eyeballs_delay=100)
+            transport, protocol = await loop.create_connection(
+                Recorder, "two.example", 1, happy_eyeballs_delay=100
+            )
             transport.abort()
             await protocol.lost
 
@@ -141,7 +156,11 @@ def test_happy_eyeballs_goes_on_at_once_when_an_address_refuses() -> None:
 
 
 def test_without_happy_eyeballs_the_addresses_are_tried_in_turn() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, no_descriptors_left(), names(("127.0.0.1", refused_port()), ("127.0.0.2", refused_port()), listener.getsockname()) as loop:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        no_descriptors_left(),
+        names(("127.0.0.1", refused_port()), ("127.0.0.2", refused_port()), listener.getsockname()) as loop,
+    ):
 
         async def main() -> None:
             transport, protocol = await loop.create_connection(Recorder, "three.example", 1)
@@ -195,7 +214,9 @@ async def test_a_connection_attempt_can_be_given_up_at_any_turn() -> None:
                         super().connection_made(transport)
                         made.append(transport)
 
-                task = asyncio.create_task(loop.create_connection(Notes, *address, happy_eyeballs_delay=delay))
+                task = asyncio.create_task(
+                    loop.create_connection(Notes, *address, happy_eyeballs_delay=delay)
+                )
                 await turns(count)
                 task.cancel()
                 try:
@@ -283,7 +304,12 @@ async def test_wrong_arguments_are_refused_before_anything_is_opened() -> None:
         ):
             with pytest.raises(ValueError):
                 await loop.create_connection(Recorder, **wrong)  # type: ignore[arg-type]
-        for wrong in ({}, {"path": "/x", "sock": near}, {"sock": datagram}, {"path": "/x", "server_hostname": "x"}):
+        for wrong in (
+            {},
+            {"path": "/x", "sock": near},
+            {"sock": datagram},
+            {"path": "/x", "server_hostname": "x"},
+        ):
             with pytest.raises(ValueError):
                 await loop.create_unix_connection(Recorder, **wrong)  # type: ignore[arg-type]
         with pytest.raises(ValueError):

@@ -27,7 +27,9 @@ def file(tmp_path: Path) -> Any:
 # Files.
 
 
-@pytest.mark.parametrize(("offset", "count"), [(0, None), (1000, None), (0, 5000), (777, 2_000_000), (SIZE, None), (5, SIZE)])
+@pytest.mark.parametrize(
+    ("offset", "count"), [(0, None), (1000, None), (0, 5000), (777, 2_000_000), (SIZE, None), (5, SIZE)]
+)
 def test_a_file_is_sent_whole_or_in_part(file: Any, offset: int, count: int | None) -> None:
     expected = pattern(SIZE)[offset : None if count is None else offset + count]
 
@@ -141,7 +143,12 @@ def test_wrong_files_and_counts_are_refused(file: Any, tmp_path: Path) -> None:
         async with connected() as (transport, _, _far):
             with (tmp_path / "file").open() as text, pytest.raises(ValueError, match="binary"):
                 await loop_().sendfile(transport, text)  # type: ignore[arg-type]
-            for offset, count, error in ((0, 0, ValueError), (0, -1, ValueError), (-1, None, ValueError), (0, "x", TypeError)):
+            for offset, count, error in (
+                (0, 0, ValueError),
+                (0, -1, ValueError),
+                (-1, None, ValueError),
+                (0, "x", TypeError),
+            ):
                 with pytest.raises(error):
                     await loop_().sendfile(transport, file, offset, count)  # type: ignore[arg-type]
 
@@ -181,7 +188,9 @@ async def test_datagrams_arrive_whole_and_from_where_they_came() -> None:
         for n in range(1, 20):
             two.sendto(bytes([n]) * n)
         await until(lambda: len(one_protocol.received) >= 19)
-        assert one_protocol.received == [(bytes([n]) * n, two.get_extra_info("sockname")) for n in range(1, 20)]
+        assert one_protocol.received == [
+            (bytes([n]) * n, two.get_extra_info("sockname")) for n in range(1, 20)
+        ]
         one.sendto(b"back", two.get_extra_info("sockname"))
         await until(lambda: two_protocol.received)
         assert two_protocol.received == [(b"back", one.get_extra_info("sockname"))]

@@ -114,7 +114,12 @@ async def test_wrong_arguments_are_refused() -> None:
     datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     stream = socket.socket()
     with datagram, stream, no_descriptors_left():
-        for wrong in ({}, {"host": "127.0.0.1", "sock": stream}, {"sock": datagram}, {"port": 0, "ssl_handshake_timeout": 1}):
+        for wrong in (
+            {},
+            {"host": "127.0.0.1", "sock": stream},
+            {"sock": datagram},
+            {"port": 0, "ssl_handshake_timeout": 1},
+        ):
             with pytest.raises(ValueError):
                 await loop.create_server(Echo, **wrong)  # type: ignore[arg-type]
         with pytest.raises(TypeError):
@@ -204,7 +209,9 @@ def test_a_server_can_end_its_connections(how: str) -> None:
                 transport.write(bytes(20_000_000))
 
         server = await loop_().create_server(Talks, "127.0.0.1", 0)
-        clients = [await loop_().create_connection(Recorder, *server.sockets[0].getsockname()) for _ in range(3)]
+        clients = [
+            await loop_().create_connection(Recorder, *server.sockets[0].getsockname()) for _ in range(3)
+        ]
         for transport, protocol in clients:
             await protocol.got(1)
             transport.pause_reading()

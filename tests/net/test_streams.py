@@ -16,7 +16,9 @@ from core.running import on_noria, reports, turns, until
 from net.peers import Base, Buffered, BufferedEcho, Echo, Recorder, connected, pair, pattern, read_all
 
 both_kinds = pytest.mark.parametrize("kind", ["tcp", "unix"])
-both_protocols = pytest.mark.parametrize("factory", [Recorder, Buffered], ids=["Protocol", "BufferedProtocol"])
+both_protocols = pytest.mark.parametrize(
+    "factory", [Recorder, Buffered], ids=["Protocol", "BufferedProtocol"]
+)
 
 BIG = 4_000_000  # more than the kernel buffers
 
@@ -80,7 +82,9 @@ def test_random_pieces_by_every_way_of_writing_arrive_in_order(kind: str) -> Non
             sent = bytearray()
             reading = asyncio.create_task(read_all(far))
             for n in range(600):
-                pieces = [rng.randbytes(rng.choice((0, 1, 10, 1000, 30_000))) for _ in range(rng.randrange(1, 5))]
+                pieces = [
+                    rng.randbytes(rng.choice((0, 1, 10, 1000, 30_000))) for _ in range(rng.randrange(1, 5))
+                ]
                 how = rng.randrange(5)
                 if how == 0:
                     transport.writelines(pieces)
@@ -383,7 +387,9 @@ def test_write_eof_closes_one_half_after_everything_written(factory: Any, kind: 
 
 @both_protocols
 @pytest.mark.parametrize("keep_open", [True, False])
-def test_the_answer_of_eof_received_decides_whether_the_connection_stays(factory: Any, keep_open: bool) -> None:
+def test_the_answer_of_eof_received_decides_whether_the_connection_stays(
+    factory: Any, keep_open: bool
+) -> None:
     @on_noria
     async def program() -> None:
         async with connected(factory) as (transport, protocol, far):

@@ -28,7 +28,11 @@ def test_a_client_and_a_server_speak_tls(ca: Authority, identity: Identity) -> N
         async with nothing_left_open():
             server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=ca.server_context(identity))
             transport, protocol = await loop.create_connection(
-                Recorder, "localhost", server.sockets[0].getsockname()[1], ssl=ca.client_context(), family=socket.AF_INET
+                Recorder,
+                "localhost",
+                server.sockets[0].getsockname()[1],
+                ssl=ca.client_context(),
+                family=socket.AF_INET,
             )
             data = pattern(2_000_000)
             transport.write(data)
@@ -56,7 +60,9 @@ def test_a_server_may_ask_for_the_clients_certificate(ca: Authority, identity: I
     @on_noria
     async def program() -> None:
         loop = loop_()
-        server = await loop.create_server(Looks, "127.0.0.1", 0, ssl=ca.server_context(identity, ask_client=True))
+        server = await loop.create_server(
+            Looks, "127.0.0.1", 0, ssl=ca.server_context(identity, ask_client=True)
+        )
         port = server.sockets[0].getsockname()[1]
         transport, protocol = await loop.create_connection(
             Recorder, "127.0.0.1", port, ssl=ca.client_context(client), server_hostname="localhost"
@@ -91,9 +97,14 @@ def test_a_certificate_for_another_name_or_of_another_authority_is_refused(
         port = server.sockets[0].getsockname()[1]
         async with nothing_left_open():
             with reports():
-                for context, name in ((ca.client_context(), "wrong.example"), (stranger.client_context(), "localhost")):
+                for context, name in (
+                    (ca.client_context(), "wrong.example"),
+                    (stranger.client_context(), "localhost"),
+                ):
                     with pytest.raises(ssl.SSLCertVerificationError):
-                        await loop.create_connection(Recorder, "127.0.0.1", port, ssl=context, server_hostname=name)
+                        await loop.create_connection(
+                            Recorder, "127.0.0.1", port, ssl=context, server_hostname=name
+                        )
                 await until(lambda: not server._transports)
         await finish(server)
 
@@ -153,7 +164,9 @@ def test_a_peer_that_is_silent_or_goes_in_the_handshake(ca: Authority, identity:
                 await until(lambda: not server._transports)
             seen.clear()
             for _ in range(20):  # and clients that vanish in mid-handshake leave nothing
-                transport, _ = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+                transport, _ = await loop.create_connection(
+                    asyncio.Protocol, *server.sockets[0].getsockname()
+                )
                 transport.write(b"\x16\x03\x01\x02\x00")
                 await turns(2)
                 transport.abort()
@@ -223,7 +236,9 @@ def test_start_tls_refuses_what_it_cannot_do(ca: Authority) -> None:
     program()
 
 
-def test_unix_sockets_and_accepted_sockets_speak_tls(ca: Authority, identity: Identity, tmp_path: Path) -> None:
+def test_unix_sockets_and_accepted_sockets_speak_tls(
+    ca: Authority, identity: Identity, tmp_path: Path
+) -> None:
     @on_noria
     async def program() -> None:
         loop = loop_()

@@ -71,12 +71,11 @@ static inline uint64_t noria_ticks(void) {
 #endif
 #define NORIA_SLICE 1000000u
 
-/* What `await` and `yield from` call: `self` for the iterator, `next` for its turns. The methods __await__ and __iter__
-   that the type shows keep Cython's functions, for those who call them by name. */
+/* What `await` calls: `self` for the iterator, `next` for its turns. The method __await__ that the type shows keeps
+   Cython's function, for those who call it by name. */
 static inline void noria_set_await(PyObject *type, unaryfunc self, iternextfunc next) {
     PyTypeObject *t = (PyTypeObject *)type;
     t->tp_as_async->am_await = self;
-    t->tp_iter = self;
     t->tp_iternext = next;
 }
 

@@ -284,7 +284,7 @@ cdef class Future(Ready):
 
     # Awaiting.
 
-    # `await` and `yield from` take the type's slots, which give the future itself (see the end of the module);
+    # `await` takes the type's slot, which gives the future itself (see the end of the module);
     # whoever calls these by name gets an iterator with a generator's methods.
 
     def __await__(self):

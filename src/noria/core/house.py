@@ -54,6 +54,9 @@ class Housekeeping(asyncio.AbstractEventLoop):
         """Log the report, on the logger "asyncio", as asyncio does."""
         message = context.get("message") or "Unhandled exception in event loop"
         exception = context.get("exception")
+        exc_info: Any = False
+        if exception is not None:
+            exc_info = (type(exception), exception, exception.__traceback__)
         lines = [message]
         for key in sorted(context):
             if key in ("message", "exception"):
@@ -66,7 +69,7 @@ class Housekeeping(asyncio.AbstractEventLoop):
                 lines.append(value)
             else:
                 lines.append(f"{key}: {value!r}")
-        logger.error("\n".join(lines), exc_info=exception if exception is not None else False)
+        logger.error("\n".join(lines), exc_info=exc_info)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Report an error. context: 'message', and where there is one 'exception', 'future', 'task', 'handle',

@@ -146,7 +146,7 @@ async def download_all(
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_read=stall_timeout),
             headers={"User-Agent": "noria-get", **(headers or {}), "Accept-Encoding": "identity"},
             auto_decompress=False,  # the file is what the server declares the length of
-            read_bufsize=64 * _KIB,  # more costs memory for each download and gains no speed
+            read_bufsize=64 * _KIB,  # more costs memory in every download at once
             trust_env=_proxy_configured(),  # which costs time for every request, so not without need
         ) as session:
             run = _Run(

@@ -34,7 +34,7 @@ class Server(asyncio.AbstractServer):
         self._on_close = on_close
         self._listeners: list[Listener] = []
         self._transports: set[asyncio.Transport] = set()
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[None]] | None = []
         self._forever: asyncio.Future[None] | None = None
         self._serving = False
 
@@ -52,8 +52,8 @@ class Server(asyncio.AbstractServer):
             self._wake()
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -140,7 +140,7 @@ class Server(asyncio.AbstractServer):
 
     async def wait_closed(self) -> None:
         """Wait until close() was called and the last accepted connection is gone."""
-        if self._sockets is None and not self._transports:
+        if self._waiters is None:
             return
         waiter = self._loop.create_future()
         self._waiters.append(waiter)

@@ -9,21 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import os
+import selectors
 import threading
 import weakref
 from asyncio import base_events, selector_events, unix_events
 from asyncio.log import logger
 from typing import Any
 
+from noria.io import poller
+
 _Base = base_events.BaseEventLoop
 _transports: Any = vars(selector_events)
 _unix: Any = vars(unix_events)
 
 
+class Watched:
+    """As much of a selector as the reprs of the standard library's transports look at."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+
+    def get_key(self, fd: int) -> selectors.SelectorKey:
+        loop = self._loop()
+        reading, writing = (False, False) if loop is None else poller.wanted(loop, fd)
+        if not (reading or writing):
+            raise KeyError(fd)
+        events = selectors.EVENT_READ * reading | selectors.EVENT_WRITE * writing
+        return selectors.SelectorKey(fd, fd, events, None)
+
+
 class StandIns(asyncio.AbstractEventLoop):
     """create_datagram_endpoint, connect_*_pipe, subprocess_*."""
 
-    _children: dict[int, int]
+    _selector: Watched | None
 
     # What the standard library's transports expect of their loop.
 
