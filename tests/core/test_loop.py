@@ -549,6 +549,44 @@ def test_an_unknown_driver_is_refused() -> None:
         noria.Loop(driver="kqueue")
 
 
+def test_a_loop_that_was_not_initialised_refuses_and_does_not_crash() -> None:
+    done = python(
+        """
+import asyncio, noria
+
+class Forgetful(noria.Loop):
+    def __init__(self):
+        pass
+
+async def nothing():
+    pass
+
+coro = nothing()
+for call in [
+    lambda loop: loop.call_soon(print),
+    lambda loop: loop.call_soon_threadsafe(print),
+    lambda loop: loop.call_later(1, print),
+    lambda loop: loop.call_at(1, print),
+    lambda loop: loop.create_future().set_result(1),
+    lambda loop: loop.stop(),
+    lambda loop: loop.run_until_complete(coro),
+    lambda loop: loop.run_forever(),
+    lambda loop: loop.add_reader(0, print),
+    lambda loop: loop.close(),
+    repr,
+]:
+    try:
+        call(Forgetful())
+    except (RuntimeError, AttributeError):
+        pass
+coro.close()
+print("alive")
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "alive\n"
+
+
 def test_wrong_arguments_are_refused() -> None:
     with new_loop() as loop:
         for call in (

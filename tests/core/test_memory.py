@@ -22,16 +22,23 @@ REPEAT = 300
 
 
 async def leaves_nothing(piece: Piece, repeat: int = REPEAT) -> None:
-    """Fail if repeating the piece makes objects or allocated blocks more by a part of the repetitions."""
-    for _ in range(repeat):  # caches and the stocks of freed objects fill
-        await piece()
-    gc.collect()
-    objects, blocks = len(gc.get_objects()), sys.getallocatedblocks()
-    for _ in range(repeat):
-        await piece()
-    gc.collect()
-    assert len(gc.get_objects()) - objects < repeat / 10
-    assert sys.getallocatedblocks() - blocks < repeat / 2
+    """Fail if each repetition of the piece leaves an object, or an allocated block, behind.
+
+    What caches and stocks of freed objects take is taken once, so of several rounds the one that left least counts.
+    """
+
+    async def growth() -> tuple[int, int]:
+        gc.collect()
+        objects, blocks = len(gc.get_objects()), sys.getallocatedblocks()
+        for _ in range(repeat):
+            await piece()
+        gc.collect()
+        return len(gc.get_objects()) - objects, sys.getallocatedblocks() - blocks
+
+    rounds: list[tuple[int, int]] = []
+    while len(rounds) < 4 and (not rounds or max(rounds[-1]) >= repeat / 2):
+        rounds.append(await growth())
+    assert max(rounds[-1]) < repeat / 2, f"{repeat} repetitions left (objects, blocks): {rounds}"
 
 
 async def callbacks() -> None:

@@ -142,11 +142,15 @@ class Program:
                 self.act()
             await asyncio.sleep(0)
         self.left = 0
-        while any(not each.done() for each in (*self.tasks, *self.futures)):
+        for _ in range(1000):
+            if all(each.done() for each in (*self.tasks, *self.futures)):
+                break
             for each in (*self.tasks, *self.futures):
                 each.cancel()
             self.trace.append(("end",))
             await asyncio.sleep(0)
+        else:
+            raise AssertionError(f"never end: {[task for task in self.tasks if not task.done()]}")
         for ended in (*self.tasks, *self.futures):
             if not ended.cancelled():
                 self.trace.append(("ended", repr(ended.exception())))

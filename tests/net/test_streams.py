@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import noria
-from core.running import on_noria, reports, turns, until
+from core.running import on_noria, python, reports, turns, until
 from net.peers import Base, Buffered, BufferedEcho, Echo, Recorder, connected, pair, pattern, read_all
 
 both_kinds = pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -817,6 +817,30 @@ async def test_asyncio_streams_work() -> None:
         assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+
+
+def test_a_transport_not_made_by_a_loop_refuses_and_does_not_crash() -> None:
+    done = python(
+        """
+from noria.net.stream import Listener, StreamTransport
+
+def attempt(function, *args):
+    try:
+        function(*args)
+    except (TypeError, RuntimeError, AttributeError):
+        pass
+
+attempt(StreamTransport)
+for kind in (StreamTransport, Listener):
+    for name in dir(kind):
+        if not name.startswith("__"):
+            for args in ((), (b"data",)):
+                attempt(lambda: getattr(kind.__new__(kind), name)(*args))
+print("alive")
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "alive\n"
 
 
 def test_an_unclosed_transport_warns_when_it_is_dropped() -> None:

@@ -40,6 +40,7 @@ cdef enum:
 # Deadlines this close count as reached, as in asyncio: the clock's resolution, in seconds.
 cdef double RESOLUTION = 1e-9
 cdef double LONGEST_WAIT = 24 * 3600.0
+cdef dict current_tasks = asyncio.tasks._current_tasks
 cdef object EAGER_FACTORY = getattr(asyncio.tasks, "eager_task_factory", None)
 
 
@@ -60,9 +61,11 @@ cdef class Stopper:
 cdef class CoreLoop(Wheel):
     """The compiled part of noria.Loop."""
 
+    def __cinit__(self):
+        self.timers = Timers.__new__(Timers)
+
     def __init__(self, Driver driver not None):
         self.driver = driver
-        self.timers = Timers.__new__(Timers)
         self.slow_callback_duration = 0.1
         self.debug = sys.flags.dev_mode or asyncio.coroutines._is_debug_mode()
         add_wheel(self)
@@ -261,7 +264,10 @@ cdef class CoreLoop(Wheel):
     def _until(self, Stopper stopper):
         """Turn until the stopper says so, or until stop() if there is none."""
         cdef PyObject* task = self.current
+        cdef PyObject* published = self.published
         cdef PyObject* context = self.entered
+        cdef object shadowed = self.shadowed
+        cdef object held
         cdef bint ask = True
         cdef bint lent = False
         # Nested inside a step: others may need the context it runs in, and none of them is the current task.
@@ -271,9 +277,10 @@ cdef class CoreLoop(Wheel):
             else:
                 lent = True
             self.entered = NULL
-        self.current = NULL
-        if self.published != NULL:
-            self.publish()
+        # Standard tasks enter and leave asyncio's table by themselves, and insist on finding it empty.
+        self.current = self.published = NULL
+        self.shadowed = None
+        held = current_tasks.pop(self, None)
         try:
             while True:
                 self.turn(ask, stopper)
@@ -281,7 +288,11 @@ cdef class CoreLoop(Wheel):
                 if self.over(stopper):
                     break
         finally:
+            if held is not None:
+                current_tasks[self] = held
             self.current = task
+            self.published = published
+            self.shadowed = shadowed
             self.entered = context
             if lent:
                 PyContext_Enter(context)
@@ -419,7 +430,8 @@ cdef class CoreLoop(Wheel):
         self.shut = True
         self.empty()
         self.timers.clear()
-        self.driver.shut()
+        if self.driver is not None:
+            self.driver.shut()
 
     def _tasks(self):
         """The unfinished tasks, newest first."""

@@ -111,6 +111,8 @@ cdef class Wheel:
     cdef int check_open(self) except -1:
         if self.shut:
             raise RuntimeError("Event loop is closed")
+        if self.driver is None:
+            raise RuntimeError("the event loop is not initialized: a subclass must call super().__init__()")
         return 0
 
     cdef int check_thread(self) except -1:

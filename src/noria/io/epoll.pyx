@@ -25,6 +25,8 @@ from noria.io.sys cimport (
 )
 
 import os
+import signal
+import threading
 import weakref
 
 cdef object drivers = weakref.WeakSet()
@@ -331,8 +333,15 @@ cdef class EpollDriver(IODriver):
 
 
 def abandon_all():
-    for driver in list(drivers):
-        (<EpollDriver?>driver).abandon()
+    cdef EpollDriver driver
+    ours = list(drivers)
+    if threading.current_thread() is threading.main_thread():
+        # Before the number is used again: a signal would be written into somebody's file.
+        fd = signal.set_wakeup_fd(-1)
+        if fd >= 0 and all(fd != (<EpollDriver?>driver).wake_in for driver in ours):
+            signal.set_wakeup_fd(fd)
+    for driver in ours:
+        driver.abandon()
 
 
 os.register_at_fork(after_in_child=abandon_all)

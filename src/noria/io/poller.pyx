@@ -63,7 +63,7 @@ def remove(Wheel loop not None, int fd, bint writing):
     cdef IODriver driver = <IODriver>loop.driver
     cdef Poller poller
     cdef Handle old
-    if loop.shut:
+    if loop.shut or loop.driver is None:
         return False
     found = driver.find(fd)
     if type(found) is not Poller:
@@ -84,7 +84,7 @@ def remove(Wheel loop not None, int fd, bint writing):
 
 def wanted(Wheel loop not None, int fd):
     """(reading, writing): what add() was called for on fd."""
-    found = None if loop.shut else (<IODriver>loop.driver).find(fd)
+    found = None if loop.shut or loop.driver is None else (<IODriver>loop.driver).find(fd)
     if type(found) is not Poller:
         return False, False
     return (<Poller>found).reader is not None, (<Poller>found).writer is not None
@@ -92,5 +92,5 @@ def wanted(Wheel loop not None, int fd):
 
 def user(Wheel loop not None, int fd):
     """The transport or listener that watches fd, or None."""
-    found = None if loop.shut else (<IODriver>loop.driver).find(fd)
+    found = None if loop.shut or loop.driver is None else (<IODriver>loop.driver).find(fd)
     return None if type(found) is Poller else found

@@ -87,6 +87,9 @@ cdef object address_of(sockaddr_storage* raw, socklen_t size):
 cdef class StreamTransport(Channel):
     """A TCP or Unix-domain connection. Made by the loop's create_connection, create_server and their kin."""
 
+    def __cinit__(self):
+        self.life = CLOSED  # until make() opens it
+
     def __init__(self):
         raise TypeError("transports are made by the loop: create_connection(), create_server()")
 
@@ -638,6 +641,8 @@ cdef class StreamTransport(Channel):
 
 cdef StreamTransport make(Wheel loop, int fd, object sock, object protocol, object server):
     cdef StreamTransport transport = StreamTransport.__new__(StreamTransport)
+    loop.check_open()
+    transport.life = OPEN
     transport.loop = loop
     transport.driver = <IODriver>loop.driver
     transport.context = PyContext_CopyCurrent()
@@ -666,6 +671,9 @@ def open_stream(Wheel loop not None, sock, protocol, server=None, peer=None):
 cdef class Listener(Channel):
     """Accepts connections of one listening socket for a Server."""
 
+    def __cinit__(self):
+        self.closed = True
+
     def __init__(self, Wheel loop not None, sock, factory, server, int backlog, wrap=None):
         self.loop = loop
         self.driver = <IODriver>loop.driver
@@ -676,6 +684,8 @@ cdef class Listener(Channel):
         self.wrap = wrap
         self.context = PyContext_CopyCurrent()
         self.fd = sock.fileno()
+        loop.check_open()
+        self.closed = False
 
     def start(self):
         """Begin to accept."""
@@ -684,8 +694,9 @@ cdef class Listener(Channel):
 
     def close(self):
         """Accept no more. The socket object stays its owner's to close."""
-        self.closed = True
-        self.driver.forget(self)
+        if not self.closed:
+            self.closed = True
+            self.driver.forget(self)
 
     cdef int happened(self, uint32_t events) except -1:
         cdef sockaddr_storage addr
