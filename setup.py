@@ -28,6 +28,11 @@ extensions = [
     for path in sorted(Path("src/noria").glob("**/*.pyx"))
 ]
 
+if not extensions:
+    raise SystemExit(
+        "setup.py found no .pyx file under src/noria: this is not a complete copy of the sources"
+    )
+
 setup(
     ext_modules=cythonize(
         extensions,
@@ -36,6 +41,7 @@ setup(
         compiler_directives={
             "language_level": "3",
             "initializedcheck": False,
+            "auto_pickle": False,  # a copy of a task or of a handle makes no sense
             "embedsignature": True,
             "embedsignature.format": "python",
             "binding": True,

@@ -10,7 +10,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/dependencies.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/benchmarks.md",
+    "docs/dependencies.md",
+    "docs/design.md",
+    "docs/get.md",
+    "examples/README.md",
+    "tests/ecosystem/README.md",
+]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=[f"program-{n}" for n in range(1, len(PROGRAMS) + 1)])

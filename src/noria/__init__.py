@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio as _asyncio
 from asyncio import *  # noqa: F403
 from asyncio import __all__ as _asyncio_all
+from importlib import import_module as _import_module
 
 from noria.core.futures import Future as Future
 from noria.core.handles import Handle as Handle
@@ -40,7 +41,10 @@ __all__ = sorted(
 
 
 def __getattr__(name: str) -> object:
-    # asyncio's own lazy or deprecated names (3.14 computes some on demand)
-    if name.startswith("__"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_asyncio, name)
+    if name == "get":  # needs its extra, so it is imported when first asked for
+        return _import_module("noria.get")
+    if not name.startswith("__") and hasattr(
+        _asyncio, name
+    ):  # asyncio's submodules and names outside __all__
+        return getattr(_asyncio, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

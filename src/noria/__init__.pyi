@@ -109,4 +109,7 @@ if sys.version_info < (3, 14):
         set_child_watcher as set_child_watcher,
     )
 
+# noria.get is imported when first asked for.
+from noria import get as get
+
 __version__: str

@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in _COMMANDS:
         return _COMMANDS[arguments[0]](arguments[1:])
     parser = argparse.ArgumentParser(
+        usage="noria [-h] [--version] COMMAND ...",
         prog="noria",
         description="asyncio rebuilt in one fast compiled core.",
         epilog="commands:\n"

@@ -30,9 +30,9 @@ class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
         name = driver or os.environ.get("NORIA_DRIVER") or "epoll"
         if name not in DRIVERS:
             raise ValueError(f"there is no driver {name!r}; choose one of: {', '.join(DRIVERS)}")
+        self._driver = DRIVERS[name]()  # first: it is what can fail, for want of descriptors
         self._furnish()
         self._furnish_signals()
-        self._driver = DRIVERS[name]()
         super().__init__(self._driver)
         self._driver.bind(self, self._signals_arrived)
         self._selector = Watched(self)

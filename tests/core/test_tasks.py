@@ -453,6 +453,31 @@ async def test_a_step_of_a_task_that_is_done_is_reported_and_does_not_end_the_lo
 
 
 @on_noria
+async def test_create_task_starts_eagerly_or_not_as_it_is_told() -> None:
+    running = asyncio.get_running_loop()
+    assert isinstance(running, noria.Loop)
+    seen: list[str] = []
+
+    async def note(what: str) -> None:
+        seen.append(what)
+
+    eager = running.create_task(note("eager"), eager_start=True, name="first")
+    assert eager.done()
+    assert eager.get_name() == "first"
+    assert seen == ["eager"]
+    running.set_task_factory(noria.eager_task_factory)
+    try:
+        lazy = running.create_task(note("lazy"), eager_start=False)
+        assert seen == ["eager"]
+        assert running.create_task(note("by the factory")).done()
+        assert seen == ["eager", "by the factory"]
+    finally:
+        running.set_task_factory(None)
+    await lazy
+    assert seen == ["eager", "by the factory", "lazy"]
+
+
+@on_noria
 async def test_an_eager_task_runs_its_first_step_at_once() -> None:
     seen: list[object] = []
 

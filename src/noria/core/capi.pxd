@@ -16,6 +16,7 @@ cdef extern from "Python.h":
     Py_ssize_t PyTuple_GET_SIZE(PyObject* t)
     object PyContext_CopyCurrent()
     int PyContext_Enter(PyObject* ctx)
+    int enter_context "PyContext_Enter"(PyObject* ctx) except -1
     int PyContext_Exit(PyObject* ctx)
     bint PyContext_CheckExact(object o)
     bint PyCoro_CheckExact(object o)

@@ -261,21 +261,23 @@ cdef class Future(Ready):
 
     def remove_done_callback(self, fn, /):
         """Remove every registration of fn; returns how many there were."""
-        cdef list kept
         cdef Py_ssize_t removed = 0
         self.check_alive()
-        if self.first is not None and self.shown(self.first, self.first_context) == fn:
-            # fn's __eq__ is the program's: by now the slot may hold something else.
-            self.first = self.first_context = None
-            removed = 1
-        if self.rest is not None:
-            before = list(self.rest)
-            kept = [entry for entry in before if not (self.shown(entry[0], entry[1]) == fn)]
-            if self.rest is not None:
-                removed += len(before) - len(kept)
-                # what was added while __eq__ ran stands behind what we looked at
-                kept += self.rest[len(before):]
-                self.rest = kept or None
+        # Comparing runs the program's code, which may add and remove callbacks itself: first find out, then remove what
+        # was found, by identity, from what is there then.
+        gone = []
+        if self.first is not None:
+            held, context = self.first, self.first_context
+            if self.shown(held, context) == fn and self.first is held and self.first_context is context:
+                self.first = self.first_context = None
+                removed = 1
+        for entry in list(self.rest or ()):
+            if self.shown(entry[0], entry[1]) == fn:
+                gone.append(entry)
+        if gone and self.rest is not None:
+            kept = [entry for entry in self.rest if not any(entry is other for other in gone)]
+            removed += len(self.rest) - len(kept)
+            self.rest = kept or None
         if self.first is None and self.rest is not None:
             self.first, self.first_context = self.rest.pop(0)
             if not self.rest:

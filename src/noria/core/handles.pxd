@@ -13,7 +13,7 @@ cdef class Handle(Ready):
     cdef object __weakref__
 
     cdef int setup(self, Wheel wheel, object callback, object args, bint single, object context) except -1
-    cdef int failed(self, object callback, object args) except -1
+    cdef int failed(self, object callback, tuple args) except -1
     cdef int report(self, object callback, tuple args, object error) except -1
     cdef int revoke(self) except -1
     cdef tuple arguments(self)

@@ -65,13 +65,14 @@ cdef class Handle(Ready):
         cdef object args = self.args
         cdef object context = self.context
         cdef Wheel wheel = self.wheel
+        cdef bint single = self.single  # cancel() may clear ours while the callback runs
         if self.stopped:
             return 0
         if PyContext_Enter(<PyObject*>context) < 0:
-            return self.failed(callback, args)
+            return self.failed(callback, (args,) if single else args)
         outer = wheel.entered
         wheel.entered = <PyObject*>context
-        if self.single:
+        if single:
             arg = <PyObject*>args
             result = PyObject_Vectorcall(<PyObject*>callback, &arg, 1, NULL)
         elif PyTuple_GET_SIZE(<PyObject*>args) == 0:
@@ -81,19 +82,21 @@ cdef class Handle(Ready):
                 <PyObject*>callback, &(<PyObject**>items(<PyObject*>args))[0],
                 PyTuple_GET_SIZE(<PyObject*>args), NULL,
             )
+        if wheel.entered == <PyObject*>context:  # else a nested run could not give it back
+            PyContext_Exit(<PyObject*>context)
         wheel.entered = outer
-        if PyContext_Exit(<PyObject*>context) < 0 or result == NULL:
-            return self.failed(callback, args)
+        if result == NULL:
+            return self.failed(callback, (args,) if single else args)
         Py_DECREF(<object>result)
         return 0
 
-    cdef int failed(self, object callback, object args) except -1:
+    cdef int failed(self, object callback, tuple args) except -1:
         cdef PyObject* raised = noria_take_exception()
         exc = <object>raised
         Py_DECREF(exc)
         if isinstance(exc, (KeyboardInterrupt, SystemExit)):
             raise exc
-        return self.report(callback, (args,) if self.single else args, exc)
+        return self.report(callback, args, exc)
 
     cdef int report(self, object callback, tuple args, object error) except -1:
         cdef dict context = {

@@ -65,8 +65,7 @@ class Housekeeping(asyncio.AbstractEventLoop):
             if key in ("source_traceback", "handle_traceback"):
                 what = "Object" if key == "source_traceback" else "Handle"
                 stack = "".join(traceback.format_list(value)).rstrip()
-                value = f"{what} created at (most recent call last):\n{stack}"
-                lines.append(value)
+                lines.append(f"{key}: {what} created at (most recent call last):\n{stack}")
             else:
                 lines.append(f"{key}: {value!r}")
         logger.error("\n".join(lines), exc_info=exc_info)

@@ -1,3 +1,4 @@
+from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from noria.core.timers cimport TimerHandle, Timers
@@ -20,6 +21,7 @@ cdef class CoreLoop(Wheel):
 
     cdef bint over(self, Stopper stopper) noexcept
     cdef int turn(self, bint ask, Stopper stopper) except -1
+    cdef int give_back(self, PyObject* context) except -1
     cdef int spin(self, size_t end) except -1
     cdef int timed_run(self, object item) except -1
     cdef TimerHandle timer(self, double when, object callback, tuple args, object context)

@@ -15,7 +15,8 @@ _T = TypeVar("_T")
 _TaskT = TypeVar("_TaskT", bound=asyncio.Task[Any])
 _Ts = TypeVarTuple("_Ts")
 
-# A task factory is called with the loop, the coroutine, and name, context and eager_start by keyword where given.
+# A task factory is called with the loop, the coroutine, and context and eager_start by keyword where given; a name is
+# given to the task afterwards.
 _TaskFactory: TypeAlias = Callable[..., asyncio.Future[Any]]
 
 class CoreLoop(Wheel):

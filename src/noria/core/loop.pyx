@@ -16,7 +16,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 
 from noria.core.capi cimport (
-    NORIA_SLICE, PyContext_Enter, PyContext_Exit, PyErr_CheckSignals,
+    NORIA_SLICE, PyContext_Exit, PyErr_CheckSignals, enter_context,
     PyErr_Clear, PyThread_get_thread_ident, noria_monotonic, noria_ticks,
 )
 from noria.core.futures cimport Future
@@ -295,7 +295,15 @@ cdef class CoreLoop(Wheel):
             self.shadowed = shadowed
             self.entered = context
             if lent:
-                PyContext_Enter(context)
+                self.give_back(context)
+
+    cdef int give_back(self, PyObject* context) except -1:
+        try:
+            enter_context(context)
+        except RuntimeError:
+            self.entered = NULL  # another thread runs in it now: the step that lent it has none to leave
+            raise
+        return 0
 
     def run_forever(self):
         """Run until stop() is called.

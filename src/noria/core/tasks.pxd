@@ -22,7 +22,7 @@ cdef class Task(Future):
     cdef int step(self, bint enter) except -1
     cdef int suspend(self, object yielded) except -1
     cdef int suspend_on_foreign(self, object yielded) except -1
-    cdef int wait_on_foreign(self, object yielded) except -1
+    cdef int wait_on_foreign(self, object yielded, object wakeup) except -1
     cdef int awake(self, object future) except -1
     cdef int throw_soon(self, object error) except -1
     cdef int end(self, object error) except -1

@@ -42,7 +42,8 @@ cdef class Wakeup:
     cdef Task task
 
     def __call__(self, future):
-        self.task.awake(future)
+        if self.task is not None:  # None: the task gave up waiting
+            self.task.awake(future)
 
     @property
     def __self__(self):
@@ -71,7 +72,8 @@ cdef class Step:
     cdef Task task
 
     def __call__(self):
-        self.task.step(False)
+        if self.task is not None:
+            self.task.step(False)
 
     @property
     def __self__(self):
@@ -376,8 +378,9 @@ cdef class Task(Future):
                     outer_context = wheel.entered
                     wheel.entered = <PyObject*>self.context
                     outcome = proceed(self, error, &got)
+                    if wheel.entered == <PyObject*>self.context:  # else a nested run could not give it back
+                        PyContext_Exit(<PyObject*>self.context)
                     wheel.entered = outer_context
-                    PyContext_Exit(<PyObject*>self.context)
             else:
                 outcome = proceed(self, error, &got)
             raised = take(outcome)
@@ -439,14 +442,17 @@ cdef class Task(Future):
     cdef int suspend_on_foreign(self, object yielded) except -1:
         # Duck typing as in asyncio: futures of other makes, subclasses, and mistakes. Should one of its methods raise,
         # the coroutine hears of it, where asyncio would leave the task waiting for ever.
+        cdef Wakeup wakeup = self._wakeup
         try:
-            return self.wait_on_foreign(yielded)
+            return self.wait_on_foreign(yielded, wakeup)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
+            wakeup.task = None
+            self.waiting = None
             return self.throw_soon(error)
 
-    cdef int wait_on_foreign(self, object yielded) except -1:
+    cdef int wait_on_foreign(self, object yielded, object wakeup) except -1:
         blocking = getattr(yielded, "_asyncio_future_blocking", None)
         if blocking is None:
             if inspect.isgenerator(yielded):
@@ -462,7 +468,7 @@ cdef class Task(Future):
         if yielded is self:
             return self.throw_soon(RuntimeError(f"Task cannot await on itself: {self!r}"))
         yielded._asyncio_future_blocking = False
-        yielded.add_done_callback(self._wakeup, context=self.context)
+        yielded.add_done_callback(wakeup, context=self.context)
         self.waiting = yielded
         if self.must_cancel and self.wait_cancel():
             self.must_cancel = False
@@ -513,7 +519,8 @@ cdef list list_tasks(Wheel wheel):
     cdef Link* link = wheel.tasks.after
     while link != &wheel.tasks:
         # A task that is just being destroyed is still linked while its weak references are cleared.
-        if Py_REFCNT(link.owner) > 0:
+        # One that the garbage collector has cleared has no loop any more.
+        if Py_REFCNT(link.owner) > 0 and (<Task>link.owner).loop is not None:
             found.append(<object>link.owner)
         link = link.after
     return found

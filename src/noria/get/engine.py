@@ -172,7 +172,7 @@ def _prepare(directory: str) -> str:
 
 
 def _proxy_configured() -> bool:
-    names = {"http_proxy", "https_proxy", "all_proxy"}
+    names = {"http_proxy", "https_proxy"}
     return any(value for name, value in os.environ.items() if name.lower() in names)
 
 

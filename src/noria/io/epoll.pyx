@@ -2,7 +2,7 @@
 
 Promises: a channel that was forgotten gets no event any more, not even one that the kernel had already reported in
 the same batch; a descriptor closed and opened again under the same number is not taken for the old one (each slot
-has a generation, and events carry it). A nested wait first hands on what the outer one had left.
+has a generation, and events carry it). A nested wait asks the kernel anew and leaves nothing to the outer one.
 
 `wants` that shrink are told to the kernel only when an event shows that it matters for reading (pause and resume are
 often a moment apart) and at once for writing (a writable socket would report for ever).
@@ -150,9 +150,11 @@ cdef class EpollDriver(IODriver):
                 break
             signals += bytes_[:n].replace(b"\0", b"")
         if signals:
-            PyErr_CheckSignals()  # runs the Python handlers
-            if self.on_signals is not None:
-                self.on_signals(signals)
+            try:
+                PyErr_CheckSignals()  # runs the Python handlers
+            finally:
+                if self.on_signals is not None:
+                    self.on_signals(signals)
         return 0
 
     # Watching.
@@ -228,10 +230,9 @@ cdef class EpollDriver(IODriver):
     # Waiting.
 
     cdef int wait(self, double timeout, bint defer) except -1:
+        # What an outer wait, or one that was interrupted, had not got to is let go: the kernel reports it again.
         cdef int n
-        cdef int total = self.deliver(defer)   # what an outer wait had not got to when a nested run began
-        if total:
-            timeout = 0
+        self.next_event = self.last_event = 0
         if timeout == 0 or self.wheel.ring.head != self.wheel.ring.tail:
             n = noria_wait(self.epfd, self.events, BATCH, 0)
         else:
@@ -243,13 +244,13 @@ cdef class EpollDriver(IODriver):
             if errno != EINTR:
                 raise OSError(errno, os.strerror(errno))
             PyErr_CheckSignals()
-            return total
+            return 0
         self.next_event = 0
         self.last_event = n
-        return total + self.deliver(defer)
+        return self.deliver(defer)
 
     cdef int deliver(self, bint defer) except -1:
-        # Reentrant: the cursor is the driver's, so a nested wait goes on where the outer one was.
+        # Reentrant: the cursor is the driver's, and stands at the end when a nested wait has been there.
         cdef int delivered = 0
         cdef uint64_t data
         cdef uint32_t fd, events

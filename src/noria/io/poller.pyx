@@ -17,11 +17,29 @@ cdef class Poller(Channel):
     cdef Handle writer
 
     cdef int happened(self, uint32_t events) except -1:
-        if events & WANT_IN and self.reader is not None:
-            push(self.loop, self.reader)
-        if events & WANT_OUT and self.writer is not None:
-            push(self.loop, self.writer)
+        # At most once in the queue: a second call after the first has read everything would block on a descriptor
+        # that is not non-blocking.
+        self.pending |= events
+        if not self.queued:
+            self.queued = True
+            push(self.loop, self)
         return 0
+
+    cdef int run(self) except -1:
+        cdef uint32_t events = self.pending
+        cdef Handle handle
+        self.queued = False
+        self.pending = 0
+        if events & WANT_IN and self.reader is not None:
+            handle = self.reader
+            handle.run()
+        if events & WANT_OUT and self.writer is not None:
+            handle = self.writer
+            handle.run()
+        return 0
+
+    def __repr__(self):
+        return f"<Poller fd={self.fd} reader={self.reader!r} writer={self.writer!r}>"
 
     def is_closing(self):
         return False

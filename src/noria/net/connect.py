@@ -599,6 +599,14 @@ class Connecting(SocketCalls):
             drained.restore()
 
 
+def is_choked(transport: Any) -> bool:
+    """Whether the transport has told its protocol to pause writing."""
+    if isinstance(transport, StreamTransport):
+        return transport._is_choked()
+    tls = getattr(transport, "_ssl_protocol", None)
+    return bool(getattr(tls, "_app_writing_paused", False))
+
+
 class Drain(asyncio.Protocol):
     """Stands in for a transport's protocol while a file is sent, so that writing can wait for room.
 
@@ -613,7 +621,7 @@ class Drain(asyncio.Protocol):
         self._lost: BaseException | None = None
         self._gone = False
         self.was_reading: bool = transport.is_reading()
-        self._choked = False
+        self._choked = self._was_choked = is_choked(transport)
         transport.pause_reading()
         transport.set_protocol(self)
 
@@ -671,7 +679,9 @@ class Drain(asyncio.Protocol):
         """Give the transport its protocol back."""
         self._transport.set_protocol(self._protocol)
         if not self._gone:
-            if self._choked:
+            if self._choked and not self._was_choked:
                 self._protocol.pause_writing()
+            elif self._was_choked and not self._choked:
+                self._protocol.resume_writing()
             if self.was_reading:
                 self._transport.resume_reading()

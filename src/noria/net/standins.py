@@ -1,6 +1,6 @@
 """Datagrams, pipes and child processes: for now the standard library's transports on noria's readiness calls.
 
-asyncio's own transport classes run here over `_add_reader` and `_add_writer`; issue by issue they are replaced by ours.
+asyncio's own transport classes run here over `_add_reader` and `_add_writer`, until ours replace them one by one.
 What is ours already: children are watched by a pidfd, with no thread and no SIGCHLD handler, or, on a kernel
 without pidfd_open(2) (before 5.3) or where it is forbidden, by a thread that waits.
 """

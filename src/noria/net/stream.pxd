@@ -12,6 +12,7 @@ cdef enum Life:
     CLOSED
 
 cdef class StreamTransport(Channel):
+    cdef object __weakref__
     cdef Wheel loop
     cdef object protocol
     cdef object context
@@ -48,6 +49,7 @@ cdef class StreamTransport(Channel):
     cdef int fatal(self, object error, str message) except -1
     cdef int lose(self, object error) except -1
     cdef int call_failed(self, str message) except -1
+    cdef int await_room(self) except -1
     cdef int enqueue(self, object data, Py_ssize_t sent) except -1
     cdef int flush(self) except -1
     cdef int consume(self, Py_ssize_t count) except -1

@@ -104,6 +104,10 @@ cdef class StreamTransport(Channel):
         """While a file is being sent, write() would put its data into the middle of it, and raises."""
         self.sending_file = on
 
+    def _is_choked(self):
+        """Whether the protocol was told to pause writing."""
+        return self.choked
+
     # Opening.
 
     cdef int use(self, object protocol) except -1:
@@ -139,8 +143,9 @@ cdef class StreamTransport(Channel):
             got = PyObject_CallMethodNoArgs(<PyObject*>protocol, <PyObject*>method)
         else:
             got = PyObject_CallMethodOneArg(<PyObject*>protocol, <PyObject*>method, arg)
+        if loop.entered == <PyObject*>context:  # else a nested run could not give it back
+            PyContext_Exit(<PyObject*>context)
         loop.entered = outer
-        PyContext_Exit(<PyObject*>context)
         if got == NULL:
             return False
         if result == NULL:
@@ -154,9 +159,11 @@ cdef class StreamTransport(Channel):
     cdef int run(self) except -1:
         if not self.begun:
             return self.begin()
+        if self.queued:
+            return Channel.run(self)  # an event's place in the queue; connection_lost() has its own, behind it
         if self.life == LOST:
             return self.finish()
-        return Channel.run(self)
+        return 0
 
     cdef int happened(self, uint32_t events) except -1:
         if events & WANT_OUT:
@@ -269,8 +276,7 @@ cdef class StreamTransport(Channel):
         finally:
             if not plain:
                 PyBuffer_Release(&view)
-        self.driver.want(self, self.wants | WANT_OUT)
-        self.choke()
+        self.await_room()
 
     def writelines(self, list_of_data):
         """Send each item of an iterable of bytes-like objects, in one system call where the kernel takes it."""
@@ -278,10 +284,12 @@ cdef class StreamTransport(Channel):
             raise RuntimeError("Cannot call writelines() after write_eof()")
         if self.sending_file:
             raise RuntimeError("unable to writelines; sendfile is in progress")
-        items = list(list_of_data)
-        for item in items:
+        items = []
+        for item in list_of_data:
             if not isinstance(item, (bytes, bytearray, memoryview)):
                 raise TypeError(f"data argument must be a bytes-like object, not {type(item).__name__!r}")
+            # Converted before the first is queued: what fails here leaves nothing half done.
+            items.append(item if type(item) is bytes else bytes(item))
         if self.life >= LOST:
             if items:
                 self.lost_writes += 1
@@ -297,8 +305,14 @@ cdef class StreamTransport(Channel):
         if idle:
             self.flush()
         if self.backlog and self.life < LOST:
+            self.await_room()
+
+    cdef int await_room(self) except -1:
+        try:
             self.driver.want(self, self.wants | WANT_OUT)
-            self.choke()
+        except OSError as error:  # the kernel's limit on watches: epoll(7)
+            return self.fatal(error, "Fatal error: cannot watch the socket")
+        return self.choke()
 
     cdef int enqueue(self, object data, Py_ssize_t sent) except -1:
         # bytes cannot change under us; anything else can, and is copied.
@@ -537,15 +551,18 @@ cdef class StreamTransport(Channel):
         return self.fatal(OSError(-error, os.strerror(-error)), message)
 
     cdef int fatal(self, object error, str message) except -1:
-        if isinstance(error, OSError):
-            # The peer's doing, not the program's: the protocol hears of it by connection_lost.
-            if self.loop.debug:
-                logger.debug("%r: %s", self, message, exc_info=error)
-        else:
-            self.loop.call_exception_handler({
-                "message": message, "exception": error, "transport": self, "protocol": self.protocol,
-            })
-        return self.lose(error)
+        try:
+            if isinstance(error, OSError):
+                # The peer's doing, not the program's: the protocol hears of it by connection_lost.
+                if self.loop.debug:
+                    logger.debug("%r: %s", self, message, exc_info=error)
+            else:
+                self.loop.call_exception_handler({
+                    "message": message, "exception": error, "transport": self, "protocol": self.protocol,
+                })
+        finally:
+            self.lose(error)
+        return 0
 
     cdef int call_failed(self, str message) except -1:
         # A protocol's method raised, by way of the C API.
@@ -642,18 +659,19 @@ cdef class StreamTransport(Channel):
 cdef StreamTransport make(Wheel loop, int fd, object sock, object protocol, object server):
     cdef StreamTransport transport = StreamTransport.__new__(StreamTransport)
     loop.check_open()
-    transport.life = OPEN
     transport.loop = loop
     transport.driver = <IODriver>loop.driver
     transport.context = PyContext_CopyCurrent()
-    transport.fd = fd
-    transport.sock = sock
     transport.high = HIGH_WATER
     transport.low = HIGH_WATER // 4
     transport.use(protocol)
     transport.server = server
     if server is not None:
         server._attach(transport)
+    # From here on the descriptor is the transport's to close; until here nothing has failed that would close it twice.
+    transport.fd = fd
+    transport.sock = sock
+    transport.life = OPEN
     return transport
 
 
@@ -756,6 +774,7 @@ cdef class Listener(Channel):
             })
             return 0
         finally:
+            if self.loop.entered == <PyObject*>self.context:
+                PyContext_Exit(<PyObject*>self.context)
             self.loop.entered = outer
-            PyContext_Exit(<PyObject*>self.context)
         return transport.begin()
