@@ -76,14 +76,17 @@ def add(Wheel loop not None, int fd, bint writing, callback, tuple args):
     return handle
 
 
+cdef object watcher(Wheel loop, int fd):
+    # What watches fd: a Poller, a transport, a listener, or None, as on a loop that is closed or not initialised.
+    return None if loop.shut or loop.driver is None else (<IODriver>loop.driver).find(fd)
+
+
 def remove(Wheel loop not None, int fd, bint writing):
     """Undo add(). Returns whether there was one."""
     cdef IODriver driver = <IODriver>loop.driver
     cdef Poller poller
     cdef Handle old
-    if loop.shut or loop.driver is None:
-        return False
-    found = driver.find(fd)
+    found = watcher(loop, fd)
     if type(found) is not Poller:
         return False
     poller = <Poller>found
@@ -102,7 +105,7 @@ def remove(Wheel loop not None, int fd, bint writing):
 
 def wanted(Wheel loop not None, int fd):
     """(reading, writing): what add() was called for on fd."""
-    found = None if loop.shut or loop.driver is None else (<IODriver>loop.driver).find(fd)
+    found = watcher(loop, fd)
     if type(found) is not Poller:
         return False, False
     return (<Poller>found).reader is not None, (<Poller>found).writer is not None
@@ -110,5 +113,5 @@ def wanted(Wheel loop not None, int fd):
 
 def user(Wheel loop not None, int fd):
     """The transport or listener that watches fd, or None."""
-    found = None if loop.shut or loop.driver is None else (<IODriver>loop.driver).find(fd)
+    found = watcher(loop, fd)
     return None if type(found) is Poller else found
