@@ -1,0 +1,1 @@
+"""Real libraries, and child processes."""

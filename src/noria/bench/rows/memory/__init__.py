@@ -1,0 +1,1 @@
+"""Bytes that things keep, and the time an import takes."""

@@ -1,0 +1,1 @@
+"""Queues, locks and their kin between tasks."""

@@ -1,0 +1,1 @@
+"""Callbacks, timers, tasks, futures: no descriptor is touched."""
