@@ -26,6 +26,22 @@ class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
     a driver there is not.
     """
 
+    # Kept out of the instance's dict, which stays unmade until a program sets an attribute of its own: the interpreter
+    # then finds the loop's methods without looking into a dict first (LOAD_ATTR specialised), in each `loop.call_soon`.
+    __slots__ = (
+        "_asyncgens",
+        "_asyncgens_shut",
+        "_child_pidfds",
+        "_default_executor",
+        "_driver",
+        "_exception_handler",
+        "_executor_shut",
+        "_outer_wakeup",
+        "_selector",
+        "_signal_handlers",
+        "_standin_transports",
+    )
+
     def __init__(self, driver: str | None = None) -> None:
         name = driver or os.environ.get("NORIA_DRIVER") or "epoll"
         if name not in DRIVERS:

@@ -6,8 +6,8 @@ Here it makes one object, which is the awaitable, its own iterator, and the futu
 For a program it is a coroutine, though not of the type `types.CoroutineType`: `isinstance(w, Coroutine)` (of
 collections.abc) and `asyncio.iscoroutine(w)` hold, `create_task(w)` works, it does nothing until it is awaited, can be
 awaited once, and warns if it never was. For the task that it has suspended it is a future: noria's tasks store
-themselves in it, others find asyncio's `_asyncio_future_blocking`, `add_done_callback` and the rest. So it also works on
-other loops.
+themselves in it, others find asyncio's `_asyncio_future_blocking`, `add_done_callback` and the rest. So it also works
+on other loops.
 
 A subclass says what the operation does by three methods:
 

@@ -149,6 +149,8 @@ cdef class EpollDriver(IODriver):
             if n <= 0:
                 break
             signals += bytes_[:n].replace(b"\0", b"")
+            if n < <Py_ssize_t>sizeof(bytes_):
+                break
         if signals:
             try:
                 PyErr_CheckSignals()  # runs the Python handlers

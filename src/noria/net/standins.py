@@ -51,10 +51,11 @@ class StandIns(asyncio.AbstractEventLoop):
 
     @property
     def _transports(self) -> weakref.WeakValueDictionary[int, Any]:
-        found = self.__dict__.get("_standin_transports")
-        if found is None:
-            found = self.__dict__["_standin_transports"] = weakref.WeakValueDictionary()
-        return found
+        try:
+            return self._standin_transports
+        except AttributeError:
+            self._standin_transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+            return self._standin_transports
 
     async def _ensure_resolved(
         self,
@@ -136,10 +137,11 @@ class StandIns(asyncio.AbstractEventLoop):
 
     @property
     def _pidfds(self) -> set[int]:
-        found = self.__dict__.get("_child_pidfds")
-        if found is None:
-            found = self.__dict__["_child_pidfds"] = set()
-        return found
+        try:
+            return self._child_pidfds
+        except AttributeError:
+            self._child_pidfds: set[int] = set()
+            return self._child_pidfds
 
     def _child_ended(self, pidfd: int, transport: Any, child: Any) -> None:
         self._remove_reader(pidfd)  # type: ignore[attr-defined]
