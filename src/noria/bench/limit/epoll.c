@@ -20,8 +20,8 @@ enum { BUFFER = 256 * 1024, EVENTS = 1024 };
 
 struct connection {
     int fd;
-    char *rest;  /* what the kernel has not taken yet, of `length` bytes; NULL most of the time */
-    size_t length;
+    char *rest;  /* what the kernel has not taken yet; NULL most of the time */
+    size_t from, length;
 };
 
 static int poller;
@@ -37,7 +37,7 @@ static int listen_somewhere(void) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     if (fd < 0) die("socket");
-    if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0) die("TCP_NODELAY");  /* accepted ones inherit it */
+    if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0) die("TCP_NODELAY");  /* inherited */
     if (bind(fd, (void *)&address, size) < 0 || listen(fd, 1024) < 0) die("listen");
     if (getsockname(fd, (void *)&address, &size) < 0) die("getsockname");
     printf("{\"address\": \"tcp:%d\"}\n", ntohs(address.sin_port));
@@ -80,6 +80,7 @@ static void receive(struct connection *c) {
     ssize_t sent = send_some(c, buffer, n);
     if (sent == n) return;
     if (sent < 0) return drop(c);
+    c->from = 0;
     c->length = n - sent;
     if (!(c->rest = malloc(c->length))) die("malloc");
     memcpy(c->rest, buffer + sent, c->length);
@@ -87,11 +88,10 @@ static void receive(struct connection *c) {
 }
 
 static void send_rest(struct connection *c) {
-    ssize_t sent = send_some(c, c->rest, c->length);
+    ssize_t sent = send_some(c, c->rest + c->from, c->length - c->from);
     if (sent < 0) return drop(c);
-    c->length -= sent;
-    memmove(c->rest, c->rest + sent, c->length);
-    if (c->length) return;
+    c->from += sent;
+    if (c->from < c->length) return;
     free(c->rest);
     c->rest = NULL;
     watch(c, EPOLL_CTL_MOD);

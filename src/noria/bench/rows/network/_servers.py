@@ -25,8 +25,17 @@ def allow_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+_kept: list[Any] = []
+
+
+def keep(server: Any) -> Any:
+    """Hold a server, transport or task, as a program would: not every loop does it for us."""
+    _kept.append(server)
+    return server
+
+
 def tcp(server: Any) -> str:
-    return f"tcp:{server.sockets[0].getsockname()[1]}"
+    return f"tcp:{keep(server).sockets[0].getsockname()[1]}"
 
 
 def echo_protocol(aio: Any) -> type:

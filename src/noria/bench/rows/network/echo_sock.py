@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from ...row import Load, Service
-from ._servers import BACKLOG, CHUNK, HOST, NAMES, SIZES, allow_connections
+from ._servers import BACKLOG, CHUNK, HOST, NAMES, SIZES, allow_connections, keep
 
 
 def prepare(client: socket.socket) -> None:
@@ -32,14 +32,18 @@ async def serve(aio: Any) -> str:
             client, _ = await loop.sock_accept(listener)
             start(echo(client))
 
-    def start(coroutine: Any) -> None:
+    def start(coroutine: Any) -> Any:
         task = aio.create_task(coroutine)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        return task
 
     listener = socket.create_server((HOST, 0), backlog=BACKLOG)
     listener.setblocking(False)
-    start(accept())
+    accepting = keep(start(accept()))
+    await aio.sleep(0)
+    if accepting.done():  # a loop without sock_accept
+        accepting.result()
     return f"tcp:{listener.getsockname()[1]}"
 
 

@@ -13,13 +13,14 @@ from ._servers import (
     allow_connections,
     echo_protocol,
     echo_stream,
+    keep,
     serve_trio,
     tls_context,
 )
 
 
 def tls(server: Any) -> str:
-    return f"tls:{server.sockets[0].getsockname()[1]}"
+    return f"tls:{keep(server).sockets[0].getsockname()[1]}"
 
 
 async def serve_protocol(aio: Any) -> str:
@@ -37,7 +38,7 @@ async def serve_with_trio() -> str:
     import trio
 
     allow_connections()
-    listeners = await trio.open_ssl_over_tcp_listeners(0, tls_context(), host=HOST, backlog=BACKLOG)
+    listeners: Any = await trio.open_ssl_over_tcp_listeners(0, tls_context(), host=HOST, backlog=BACKLOG)
     serve_trio(listeners)
     return f"tls:{listeners[0].transport_listener.socket.getsockname()[1]}"
 

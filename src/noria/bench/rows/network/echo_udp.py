@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from ...row import Load, Service
-from ._servers import HOST, NAMES, SIZES
+from ._servers import HOST, NAMES, SIZES, keep
 
 
 async def serve(aio: Any) -> str:
@@ -19,7 +19,7 @@ async def serve(aio: Any) -> str:
 
     loop = aio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(Echo, (HOST, 0), family=socket.AF_INET)
-    return f"udp:{transport.get_extra_info('sockname')[1]}"
+    return f"udp:{keep(transport).get_extra_info('sockname')[1]}"
 
 
 async def serve_with_trio() -> str:

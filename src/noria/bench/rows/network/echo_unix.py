@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...row import Load, Service
-from ._servers import BACKLOG, KIB, allow_connections, echo_protocol, echo_stream
+from ._servers import BACKLOG, KIB, allow_connections, echo_protocol, echo_stream, keep
 
 
 def free_path() -> str:
@@ -18,14 +18,15 @@ def free_path() -> str:
 async def serve_protocol(aio: Any) -> str:
     allow_connections()
     path = free_path()
-    await aio.get_running_loop().create_unix_server(echo_protocol(aio), path, backlog=BACKLOG)
+    loop = aio.get_running_loop()
+    keep(await loop.create_unix_server(echo_protocol(aio), path, backlog=BACKLOG))
     return f"unix:{path}"
 
 
 async def serve_streams(aio: Any) -> str:
     allow_connections()
     path = free_path()
-    await aio.start_unix_server(echo_stream, path, backlog=BACKLOG)
+    keep(await aio.start_unix_server(echo_stream, path, backlog=BACKLOG))
     return f"unix:{path}"
 
 
