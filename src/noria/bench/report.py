@@ -32,8 +32,10 @@ class Cell:
             times = f" ({len(wrong)} of {len(runs)} rounds)" if len(wrong) < len(runs) else ""
             return cls(error=wrong[0]["error"], why=wrong[0]["why"] + times)
         cell = cls()
-        for key in runs[0] if runs else ():
-            values = [run[key] for run in runs]
+        for key in ("rate", "cpu", "value"):
+            values = [run[key] for run in runs if key in run]
+            if not values:
+                continue
             middle = cell.medians[key] = statistics.median(values)
             cell.spreads[key] = (max(values) - min(values)) / 2 / middle if middle else 0.0
         return cell

@@ -83,7 +83,7 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=_environment(loop),
+            env=self._environment(loop),
             start_new_session=True,
         ) as child:
             try:
@@ -109,7 +109,7 @@ class Bench:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=_environment(loop),
+                env=self._environment(loop),
                 start_new_session=True,
                 preexec_fn=lambda: _pin(self.test_core),
             ) as server:
@@ -119,17 +119,14 @@ class Bench:
                         server.wait(10)
                         errors.seek(0)
                         raise _death(server.returncode, errors.read())
-                    self._put_load(row, address, min(0.3, seconds))
-                    before = cpu_seconds(server.pid)
                     try:
-                        requests, took = self._put_load(row, address, seconds)
+                        self._put_load(row, address, server.pid, min(0.3, seconds))
+                        return self._put_load(row, address, server.pid, seconds)
                     except CannotMeasure:
-                        if server.poll() is None:
+                        if not _ended(server):
                             raise
                         errors.seek(0)
                         raise _death(server.returncode, errors.read()) from None
-                    used = cpu_seconds(server.pid) - before
-                    return {"rate": requests / took, "cpu": used / requests}
                 finally:
                     _end(server)
 
@@ -150,36 +147,53 @@ class Bench:
         address: str = json.loads(line.splitlines()[-1])["address"]
         return address
 
-    def _put_load(self, row: Service, address: str, seconds: float) -> tuple[int, float]:
-        if not isinstance(row.load, Load):
-            with _on_core(self.load_core):
-                try:
-                    return row.load(address, seconds)
-                except RuntimeError as reason:
-                    raise CannotMeasure("error", str(reason)) from None
-        load = row.load
+    def _put_load(self, row: Service, address: str, server: int, seconds: float) -> Result:
+        if isinstance(row.load, Load):
+            return self._run_load(row.load, address, server, seconds)
+        with _on_core(self.load_core):
+            before = cpu_seconds(server)
+            try:
+                requests, took = row.load(address, seconds)
+            except RuntimeError as reason:
+                raise CannotMeasure("error", str(reason)) from None
+            return {"rate": requests / took, "cpu": (cpu_seconds(server) - before) / requests}
+
+    def _run_load(self, load: Load, address: str, server: int, seconds: float) -> Result:
+        """load.c on a server. What it takes to open and to close the connections is not measured, save in a churn.
+
+        load.c ends by itself in any case, so that reading from it needs no time limit.
+        """
         command = [self.program("load.c"), address, str(load.connections), str(load.size), str(seconds)]
-        command += ["churn"] * load.churn + ["lines"] * load.lines
-        limit = seconds + 40
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=limit,
-                check=False,
-                preexec_fn=lambda: _pin(self.load_core),
-            )
-        except subprocess.TimeoutExpired:
-            raise CannotMeasure("hang", f"the load did not end within {limit:.0f} s") from None
-        if done.returncode != 0:
+        command += ["churn"] * load.churn + ["lines"] * load.lines + ["wait"]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: _pin(self.load_core),
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdout.readline()  # "ready"
+            before = cpu_seconds(server)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write("\n")
+                process.stdin.flush()
+            figures = process.stdout.readline()
+            used = cpu_seconds(server) - before
+            _, errors = process.communicate()
+        if not figures:
             raise CannotMeasure(
-                "error", done.stderr.strip().splitlines()[-1] if done.stderr else "no message"
+                "error", errors.strip().splitlines()[-1] if errors else "no message from the load"
             )
-        requests, took = done.stdout.split()
+        requests, took, *lost = figures.split()
         if not int(requests):
             raise CannotMeasure("hang", f"not one answer in {seconds} s")
-        return int(requests), float(took)
+        result: Result = {"rate": int(requests) / float(took), "cpu": used / int(requests)}
+        if any(map(int, lost)):
+            result["lost"] = int(lost[0])  # datagrams
+        return result
 
     def program(self, source: str) -> str:
         """The path of a compiled C program; compiles it the first time."""
@@ -207,6 +221,14 @@ class Bench:
                 return str(target)
         return CannotMeasure("error", f"{source} does not compile: {done.stderr.strip().splitlines()[0]}")
 
+    def _environment(self, loop: str) -> dict[str, str]:
+        # Temporary files go where we remove them, since a server is killed and removes nothing.
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "TMPDIR": self._directory.name}
+        environment.pop("PYTHONASYNCIODEBUG", None)
+        if loop in LOOPS:
+            environment.update(LOOPS[loop].environment)
+        return environment
+
     def _command(self, row: Row, loop: str, seconds: float, *given: str) -> list[str]:
         child = [sys.executable, str(HERE / "child.py"), str(self.test_core), loop]
         return [*child, row.module, row.key, str(seconds), *given]
@@ -214,14 +236,6 @@ class Bench:
 
 def _importable(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
-
-
-def _environment(loop: str) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    environment.pop("PYTHONASYNCIODEBUG", None)
-    if loop in LOOPS:
-        environment.update(LOOPS[loop].environment)
-    return environment
 
 
 def _pin(core: int) -> None:
@@ -245,6 +259,15 @@ def _end(child: subprocess.Popen[Any]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+
+
+def _ended(server: subprocess.Popen[Any]) -> bool:
+    """Whether it is dead or dying, as it may be when the load has just seen its connections break."""
+    try:
+        server.wait(1)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _death(code: int, errors: str) -> CannotMeasure:
