@@ -142,7 +142,7 @@ def main() -> None:
     load_package()
     loops = importlib.import_module(f"{PACKAGE}.loops")
     rows = importlib.import_module(f"{PACKAGE}.row")
-    loop = loops.LOOPS[loop_name]
+    loop = loops.named(loop_name)
     row = next(row for row in rows.rows_of(module) if row.key == key)
     if isinstance(row, rows.Program):
         run_program(loop, row, float(seconds), tuple(given))
