@@ -8,10 +8,10 @@ VENV ?= .venv
 ARGS ?=
 PY := $(VENV)/bin/python
 
-.PHONY: help build test lint format bench docs asan clean
+.PHONY: help build test lint format bench bench-quick docs asan clean
 
 help:
-	@echo "make build | test | lint | format | bench | docs | asan | clean   (see CONTRIBUTING.md)"
+	@echo "make build | test | lint | format | bench | bench-quick | docs | asan | clean   (see CONTRIBUTING.md)"
 
 # The environment, with noria in it in editable form: Python files take effect at once, `make build` does the rest.
 $(VENV)/ready: pyproject.toml
@@ -38,9 +38,12 @@ format: $(VENV)/ready
 	$(PY) -m ruff format .
 
 # Compares with every other event loop that is installed: $(VENV)/bin/pip install uvloop rloop zloop ...
+# All of it takes most of an hour; bench-quick two minutes.
 bench: build
-	$(PY) bench/quick.py $(ARGS)
-	$(PY) bench/echo.py
+	$(PY) -m noria bench $(ARGS)
+
+bench-quick: build
+	$(PY) -m noria bench --quick $(ARGS)
 
 # What the documentation shows, executed for real: the README's programs, the tutorial's, the notebook.
 docs: build
@@ -56,5 +59,5 @@ asan: $(VENV)/ready
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find src/noria \( -name '*.so' -o -name '*.c' \) -type f -delete
-	find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src/noria \( -name '*.so' -o -name '*.c' \) -not -path '*/bench/*' -type f -delete
+	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

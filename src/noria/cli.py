@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="noria",
         description="asyncio rebuilt in one fast compiled core.",
         epilog="commands:\n"
-        "  run   run any Python script or module with noria as its event loop\n"
-        "  get   download files, many at a time\n"
-        "  demo  see what blocking the loop costs, in under ten seconds\n\n"
+        "  run    run any Python script or module with noria as its event loop\n"
+        "  get    download files, many at a time\n"
+        "  demo   see what blocking the loop costs, in under ten seconds\n"
+        "  bench  compare every event loop that is installed\n\n"
         "'noria COMMAND --help' tells more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,6 +75,12 @@ def _demo(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         return _missing("demo", error)
     return demo(arguments)
+
+
+def _bench(arguments: list[str]) -> int:
+    from noria.bench.command import main as bench
+
+    return bench(arguments)
 
 
 def _missing(command: str, error: ModuleNotFoundError) -> int:
@@ -126,7 +133,7 @@ def _wrong_usage(what: str) -> int:
     return USAGE_ERROR
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "get": _get, "demo": _demo}
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "get": _get, "demo": _demo, "bench": _bench}
 
 _launcher: ModuleType | None = None  # the __main__ before the program's; its frames still run
 

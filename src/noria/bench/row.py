@@ -50,8 +50,8 @@ class Program(Row):
     run: Callable[..., Awaitable[None]]
     batch: int  # operations in one call of `run`; about 20 to 200 ms on asyncio
     trio: Callable[..., Awaitable[None]] | None = None  # the same through trio's API: run(n) or run(n, given)
-    # Something that has to be there beside the process under test, such as a web server: entered by the parent, once for
-    # each measurement, on the load's core; its value is given to `run`.
+    # Something that has to be there beside the process under test, such as a web server: entered by the parent, once
+    # for each measurement, on the load's core; its value is given to `run`.
     beside: Callable[[], AbstractContextManager[str]] | None = None
     unit: str = "operation"
 

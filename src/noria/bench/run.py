@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .loops import FLOORS, LOOPS
-from .row import Gauge, Load, Program, Row, Service
+from .row import Load, Program, Row, Service
 
 HERE = Path(__file__).parent
 
@@ -177,7 +179,9 @@ class Bench:
         except subprocess.TimeoutExpired:
             raise CannotMeasure("hang", f"the load did not end within {limit:.0f} s") from None
         if done.returncode != 0:
-            raise CannotMeasure("error", done.stderr.strip().splitlines()[-1] if done.stderr else "no message")
+            raise CannotMeasure(
+                "error", done.stderr.strip().splitlines()[-1] if done.stderr else "no message"
+            )
         requests, took = done.stdout.split()
         if not int(requests):
             raise CannotMeasure("hang", f"not one answer in {seconds} s")
@@ -200,7 +204,9 @@ class Bench:
             return CannotMeasure("error", f"needs a C compiler ({compiler[0]} is not on the PATH)")
         command = [*compiler, "-O2", "-o", str(target), str(path)]
         # The load speaks TLS if OpenSSL's headers are there (Debian: libssl-dev).
-        attempts = [[*command, "-DWITH_TLS", "-lssl", "-lcrypto"], command] if source == "load.c" else [command]
+        attempts = (
+            [[*command, "-DWITH_TLS", "-lssl", "-lcrypto"], command] if source == "load.c" else [command]
+        )
         for attempt in attempts:
             done = subprocess.run(attempt, capture_output=True, text=True, check=False)
             if done.returncode == 0:
@@ -213,8 +219,6 @@ class Bench:
 
 
 def _importable(name: str) -> bool:
-    import importlib.util
-
     return importlib.util.find_spec(name) is not None
 
 
@@ -251,7 +255,10 @@ def _end(child: subprocess.Popen[Any]) -> None:
 
 def _death(code: int, errors: str) -> CannotMeasure:
     """A child that ended without a result: of a signal, or with a message."""
-    why = (errors.strip() or "no message").splitlines()[-1]
+    lines = errors.strip().splitlines() or ["no message"]
+    # Python may go on to warn after the exception that ended it.
+    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)\b", line)]
+    why = (raised or lines)[-1]
     if code < 0:
         return CannotMeasure("crash", f"{signal.Signals(-code).name}: {why}")
     return CannotMeasure("error", why)
@@ -264,6 +271,3 @@ def cpu_seconds(pid: int) -> float:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
             total += int(path.read_text().split()[0])
     return total / 1e9
-
-
-__all__ = ["Bench", "CannotMeasure", "Gauge", "Result", "cpu_seconds"]

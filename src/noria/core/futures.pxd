@@ -1,4 +1,4 @@
-from cpython.object cimport PyObject
+from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 
 from noria.core.wheel cimport Ready, Wheel
 
@@ -38,3 +38,13 @@ cdef class Future(Ready):
     cdef object cancelled_error(self)
     cdef object ended_by(self)
     cdef object shown(self, object callback, object context)
+
+
+cdef extern from "Python.h":
+    unsigned long Py_TPFLAGS_HEAPTYPE
+    unsigned long PyType_GetFlags(PyTypeObject* type)
+
+
+cdef inline bint is_native(object o) noexcept:
+    # A future of ours and of a compiled class: nothing that a program can have overridden.
+    return isinstance(o, Future) and not PyType_GetFlags(Py_TYPE(o)) & Py_TPFLAGS_HEAPTYPE

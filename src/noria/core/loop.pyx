@@ -68,6 +68,10 @@ cdef class CoreLoop(Wheel):
         self.driver = driver
         self.slow_callback_duration = 0.1
         self.debug = sys.flags.dev_mode or asyncio.coroutines._is_debug_mode()
+        # A program's subclass may keep a time of its own: then sleeps and timeouts must go through its methods.
+        kind = type(self)
+        self.own_clock = (kind.time is CoreLoop.time and kind.call_at is CoreLoop.call_at
+                          and kind.call_later is CoreLoop.call_later)
         add_wheel(self)
 
     # Scheduling.
@@ -116,7 +120,8 @@ cdef class CoreLoop(Wheel):
         cdef TimerHandle timer = TimerHandle.__new__(TimerHandle)
         timer.setup(self, callback, args, False, context)
         timer.at = when
-        self.timers.add(timer)
+        timer.heap = self.timers
+        self.timers.add(when, timer, &timer.place)
         return timer
 
     def call_later(self, delay, callback, *args, context=None):

@@ -20,7 +20,7 @@ from noria.core.capi cimport (
     PyContext_Enter, PyContext_Exit, PyCoro_CheckExact, PyErr_ExceptionMatches, PYGEN_ERROR, PYGEN_NEXT,
     PYGEN_RETURN, PyIter_Send, PyObject_CallMethodOneArg, PySendResult,
 )
-from noria.core.futures cimport FINISHED, PENDING, Future
+from noria.core.futures cimport FINISHED, PENDING, Future, is_native
 from noria.core.wheel cimport Link, Wheel, push
 
 import asyncio.base_tasks
@@ -314,10 +314,10 @@ cdef class Task(Future):
     cdef int wait_cancel(self) except -1:
         # Pass a cancellation on to what the task waits for. 1 if that took it.
         waiting = self.waiting
-        if type(waiting) is Future:
-            return (<Future>waiting).stop(self.message)
         if type(waiting) is Task:
             return (<Task>waiting).request_cancel(self.message)
+        if is_native(waiting):
+            return (<Future>waiting).stop(self.message)
         Py_EnterRecursiveCall(" while cancelling a task")
         try:
             return bool(waiting.cancel(msg=self.message))
@@ -421,7 +421,7 @@ cdef class Task(Future):
         cdef Future future
         if yielded is None:
             return push(self.wheel, self) if self.wheel is not None else self.schedule()
-        if self.wheel is None or (type(yielded) is not Future and type(yielded) is not Task):
+        if self.wheel is None or not is_native(yielded):
             return self.suspend_on_foreign(yielded)
         future = <Future>yielded
         if future.wheel is not self.wheel:

@@ -2,7 +2,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
 from noria.core.handles cimport Handle
-from noria.core.wheel cimport Wheel
+from noria.core.wheel cimport Ready, Wheel
 
 cdef class TimerHandle(Handle):
     cdef double at               # seconds on the loop's clock
@@ -12,7 +12,8 @@ cdef class TimerHandle(Handle):
 cdef struct Slot:
     double at
     uint64_t order               # ties: first come, first served
-    PyObject* timer              # owned
+    PyObject* item               # owned, Ready
+    Py_ssize_t* place            # a field of the item: where it is told the number of its slot
 
 cdef class Timers:
     cdef object visited          # nothing: an object field makes this a type the garbage collector visits
@@ -21,8 +22,8 @@ cdef class Timers:
     cdef Py_ssize_t room
     cdef uint64_t orders
 
-    cdef int add(self, TimerHandle timer) except -1
-    cdef int drop(self, TimerHandle timer) except -1
+    cdef int add(self, double at, Ready item, Py_ssize_t* place) except -1
+    cdef int drop(self, Py_ssize_t i) except -1
     cdef void up(self, Py_ssize_t i, Slot slot) noexcept
     cdef void down(self, Py_ssize_t i, Slot slot) noexcept
     cdef int due(self, Wheel wheel, double now) except -1

@@ -10,7 +10,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from noria.core.handles cimport Handle
-from noria.core.wheel cimport Wheel, push
+from noria.core.wheel cimport Ready, Wheel, push
 
 import asyncio.events
 
@@ -41,7 +41,7 @@ cdef class TimerHandle(Handle):
     def cancel(self):
         """Cancel the callback and take it out of the loop's timers."""
         if self.place >= 0:
-            self.heap.drop(self)
+            self.heap.drop(self.place)
         self.revoke()
 
     def _repr_info(self):
@@ -96,14 +96,17 @@ cdef inline bint before(Slot* a, Slot* b) noexcept:
 
 
 cdef class Timers:
+    # What is in a slot is any Ready item; it is pushed when its time comes. It knows its slot's number by a field of
+    # its own, to which the slot points: below 0 when it is in none.
+
     def __dealloc__(self):
         cdef Py_ssize_t i
         for i in range(self.count):
-            (<TimerHandle>self.slots[i].timer).place = -1
-            Py_DECREF(<object>self.slots[i].timer)
+            self.slots[i].place[0] = -1
+            Py_DECREF(<object>self.slots[i].item)
         PyMem_Free(self.slots)
 
-    cdef int add(self, TimerHandle timer) except -1:
+    cdef int add(self, double at, Ready item, Py_ssize_t* place) except -1:
         cdef Slot* slots
         cdef Slot slot
         if self.count == self.room:
@@ -113,19 +116,19 @@ cdef class Timers:
             self.slots = slots
             self.room = 2 * self.room + 16
         self.orders += 1
-        slot.at = timer.at
+        slot.at = at
         slot.order = self.orders
-        slot.timer = <PyObject*>timer
-        Py_INCREF(timer)
-        timer.heap = self
+        slot.item = <PyObject*>item
+        slot.place = place
+        Py_INCREF(item)
         self.count += 1
         self.up(self.count - 1, slot)
         return 0
 
-    cdef int drop(self, TimerHandle timer) except -1:
-        cdef Py_ssize_t i = timer.place
+    cdef int drop(self, Py_ssize_t i) except -1:
+        cdef PyObject* item = self.slots[i].item
         cdef Slot last
-        timer.place = -1
+        self.slots[i].place[0] = -1
         self.count -= 1
         if i != self.count:
             last = self.slots[self.count]
@@ -135,7 +138,7 @@ cdef class Timers:
                 self.down(i, last)
         elif self.room > 1024 and self.count < self.room >> 3:
             self.shrink()
-        Py_DECREF(timer)  # the caller holds one more
+        Py_DECREF(<object>item)  # last, for it may be the end of the item
         return 0
 
     cdef int shrink(self) except -1:
@@ -152,10 +155,10 @@ cdef class Timers:
             if not before(&slot, &self.slots[parent]):
                 break
             self.slots[i] = self.slots[parent]
-            (<TimerHandle>self.slots[i].timer).place = i
+            self.slots[i].place[0] = i
             i = parent
         self.slots[i] = slot
-        (<TimerHandle>slot.timer).place = i
+        slot.place[0] = i
 
     cdef void down(self, Py_ssize_t i, Slot slot) noexcept:
         cdef Py_ssize_t child, least, end
@@ -173,25 +176,21 @@ cdef class Timers:
             if not before(&self.slots[least], &slot):
                 break
             self.slots[i] = self.slots[least]
-            (<TimerHandle>self.slots[i].timer).place = i
+            self.slots[i].place[0] = i
             i = least
         self.slots[i] = slot
-        (<TimerHandle>slot.timer).place = i
+        slot.place[0] = i
 
     cdef int due(self, Wheel wheel, double now) except -1:
         # Queue everything whose time has come.
-        cdef TimerHandle timer
         while self.count > 0 and self.slots[0].at <= now:
-            timer = <TimerHandle>self.slots[0].timer
-            push(wheel, timer)
-            self.drop(timer)
+            push(wheel, <Ready>self.slots[0].item)
+            self.drop(0)
         return 0
 
     cdef int clear(self) except -1:
-        cdef TimerHandle timer
         while self.count > 0:
-            timer = <TimerHandle>self.slots[self.count - 1].timer
-            self.drop(timer)
+            self.drop(self.count - 1)
         return 0
 
 
@@ -205,7 +204,7 @@ cdef int traverse(PyObject* self, visitproc visit, void* arg) noexcept:
     cdef Py_ssize_t i
     cdef int stop
     for i in range(heap.count):
-        stop = visit(heap.slots[i].timer, arg)
+        stop = visit(heap.slots[i].item, arg)
         if stop:
             return stop
     return plain_traverse(self, visit, arg) if plain_traverse != NULL else 0

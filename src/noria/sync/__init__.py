@@ -1,0 +1,1 @@
+"""Waiting on each other: sleeping, timeouts, groups of tasks, locks, queues. Stands on the core alone."""
