@@ -120,7 +120,7 @@ def test_a_row_is_named_after_its_file_and_fits_into_a_table(row: object) -> Non
     assert isinstance(row, Program | Service | Gauge)
     _, group, file = row.module.split(".")
     assert group in GROUPS
-    assert row.key.startswith(file)
+    assert file in row.key
     assert re.fullmatch(r"[a-z][a-z0-9_]*", row.key)
     assert 0 < len(row.title) <= 40
     assert row.unit
@@ -161,11 +161,11 @@ def test_a_program_gives_a_rate_and_cpu_time(bench: Bench, key: str, loop: str) 
 @pytest.mark.parametrize("loop", ["noria", "asyncio"])
 def test_a_server_under_load_gives_a_rate_and_cpu_time(bench: Bench, loop: str, mark: str) -> None:
     assert bench.able(ECHO, loop) is None
-    result = bench.measure(ECHO, loop, SECONDS)
+    result = bench.measure(ECHO, loop, 4 * SECONDS)
     assert set(result) == {"rate", "cpu"}, result
+    # A core at most, apart from connecting, whose CPU time counts and whose wall time does not.
     assert result["rate"] > 0
-    # One core at most, and less than all of it only by what the load keeps it waiting.
-    assert 0 < result["cpu"] * result["rate"] < 1.2
+    assert 0 < result["cpu"] * result["rate"] < 1.5
     wait_until_gone(mark)
 
 

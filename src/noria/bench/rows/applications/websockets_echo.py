@@ -1,12 +1,14 @@
 """An echo server on the library websockets, 50 connections with one message of 1 KiB under way on each.
 
 The load is a client of our own that sends a frame made beforehand and compares the answer byte for byte: a client on
-the library would be slower than the server, and its speed would be the figure.
+the library would be slower than the server, and its speed would be the figure. The CPU time includes the handshakes,
+which are about one part in twenty of it in a measurement of 0.8 s.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import select
@@ -45,20 +47,21 @@ def load(address: str, seconds: float) -> tuple[int, float]:
     request = b"\x82" + struct.pack(">BH", 0x80 | 126, len(MESSAGE)) + key + masked
     answer = b"\x82" + struct.pack(">BH", 126, len(MESSAGE)) + MESSAGE
     connections: dict[int, socket.socket] = {}
-    try:
-        for _ in range(CONNECTIONS):
-            connection = _connect(port)
-            connections[connection.fileno()] = connection
-        return _exchange(connections, request, answer, seconds)
-    except OSError as error:  # TimeoutError is one
-        raise RuntimeError(f"the connection failed: {error}") from None
-    finally:
-        for connection in connections.values():
-            connection.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            for _ in range(CONNECTIONS):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))
+                _shake_hands(connection, port)
+                connections[connection.fileno()] = connection
+            done = _exchange(connections, request, answer, seconds)
+            for connection in connections.values():
+                _take_leave(connection, key)
+            return done
+        except OSError as error:  # TimeoutError is one
+            raise RuntimeError(f"the connection failed: {error}") from None
 
 
-def _connect(port: int) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+def _shake_hands(connection: socket.socket, port: int) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     key = base64.b64encode(os.urandom(16)).decode()
     lines = ["GET / HTTP/1.1", f"Host: 127.0.0.1:{port}", "Connection: Upgrade", "Upgrade: websocket"]
@@ -74,7 +77,17 @@ def _connect(port: int) -> socket.socket:
     digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
     if b" 101 " not in head or base64.b64encode(digest) not in head:
         raise RuntimeError(f"the server refused the handshake: {head[:60]!r}")
-    return connection
+
+
+def _take_leave(connection: socket.socket, key: bytes) -> None:
+    """The closing handshake, until the server has closed the connection: it has nothing left to do for it then.
+
+    A message may still be under way; it is read and forgotten.
+    """
+    code = bytes(byte ^ key[i] for i, byte in enumerate(struct.pack(">H", 1000)))
+    connection.sendall(b"\x88\x82" + key + code)
+    while connection.recv(65536):
+        pass
 
 
 def _exchange(
