@@ -212,7 +212,9 @@ def test_a_row_says_beforehand_what_it_lacks(bench: Bench, monkeypatch: pytest.M
     assert bench.able(SPAWN, "noria") is None
     assert bench.able(ECHO, "trio") == "the row has no version for trio's API"
     monkeypatch.setenv("PATH", "")
-    assert bench.able(ROWS["aiohttp_client"], "noria") == "needs nginx"
+    lacking = bench.able(ROWS["aiohttp_client"], "noria")
+    assert lacking is not None
+    assert lacking.startswith("needs ") and lacking.endswith("nginx")  # aiohttp may be lacking too
 
 
 @pytest.mark.parametrize("row", [SPAWN, ECHO, ROWS["pending_future_memory"]], ids=lambda row: row.key)
