@@ -35,9 +35,13 @@ class CannotMeasure(Exception):
 
 
 class Bench:
-    """Where measurements run: the cores, the load generator, the servers in C. A context manager."""
+    """Where measurements run: the cores, the load generator, the servers in C. A context manager.
 
-    def __init__(self) -> None:
+    patience: seconds given to a process under test in addition to what its measurement should take.
+    """
+
+    def __init__(self, patience: float = 60) -> None:
+        self._patience = patience
         cores = sorted(os.sched_getaffinity(0))
         self.test_core, self.load_core = (cores[0], cores[1]) if len(cores) > 1 else (-1, -1)
         self._directory = tempfile.TemporaryDirectory(prefix="noria-bench-")
@@ -53,7 +57,7 @@ class Bench:
         """Why a row cannot be measured on a loop, if that is known beforehand."""
         if loop in FLOORS:
             return None if isinstance(row, Service) and row.floor else "the servers in C do not do this"
-        if loop == "trio" and getattr(row, "trio", None) is None:
+        if loop == "trio" and getattr(row, "trio", None) is None and not getattr(row, "bare", False):
             return "the row has no version for trio's API"
         missing = [name for name in row.needs if not _importable(name)]
         missing += [name for name in row.programs if shutil.which(name) is None]
@@ -70,11 +74,13 @@ class Bench:
             return self._alone(row, loop, seconds)
         except CannotMeasure as reason:
             return {"error": reason.kind, "why": str(reason)}
+        except RuntimeError as reason:  # what stands beside did not start
+            return {"error": "error", "why": str(reason)}
 
     # Programs and gauges: the child does it all.
 
     def _alone(self, row: Row, loop: str, seconds: float, *given: str) -> Result:
-        limit = 60 + 20 * seconds
+        limit = self._patience + 20 * seconds
         command = self._command(row, loop, seconds, *given)
         # A session of its own, so that a loop that hangs is ended with all the children it has started.
         with subprocess.Popen(
@@ -115,34 +121,34 @@ class Bench:
             ) as server:
                 try:
                     address = self._address(server)
-                    if address is None:
-                        server.wait(10)
-                        errors.seek(0)
-                        raise _death(server.returncode, errors.read())
+                    self._put_load(row, address, server.pid, min(0.3, seconds))
+                    return self._put_load(row, address, server.pid, seconds)
+                except CannotMeasure:
+                    # If the server has died, or is just dying, then that is what happened.
                     try:
-                        self._put_load(row, address, server.pid, min(0.3, seconds))
-                        return self._put_load(row, address, server.pid, seconds)
-                    except CannotMeasure:
-                        if not _ended(server):
-                            raise
+                        server.wait(0.5)
+                    except subprocess.TimeoutExpired:
+                        pass
+                    else:
                         errors.seek(0)
                         raise _death(server.returncode, errors.read()) from None
+                    raise
                 finally:
                     _end(server)
 
-    def _address(self, server: subprocess.Popen[bytes]) -> str | None:
-        """What the server prints when it is ready, or None if it ended instead."""
+    def _address(self, server: subprocess.Popen[bytes]) -> str:
+        """What the server prints when it is ready."""
         assert server.stdout is not None
         with selectors.DefaultSelector() as ready:
             ready.register(server.stdout, selectors.EVENT_READ)
             line = b""
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + self._patience / 2
             while not line.endswith(b"\n"):
                 if not ready.select(max(deadline - time.monotonic(), 0)):
-                    raise CannotMeasure("hang", "the server was not ready after 30 s")
+                    raise CannotMeasure("hang", f"the server was not ready after {self._patience / 2:.0f} s")
                 piece = os.read(server.stdout.fileno(), 4096)
                 if not piece:
-                    return None
+                    raise CannotMeasure("error", "the server ended before it was ready")
                 line += piece
         address: str = json.loads(line.splitlines()[-1])["address"]
         return address
@@ -259,15 +265,6 @@ def _end(child: subprocess.Popen[Any]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-
-
-def _ended(server: subprocess.Popen[Any]) -> bool:
-    """Whether it is dead or dying, as it may be when the load has just seen its connections break."""
-    try:
-        server.wait(1)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _death(code: int, errors: str) -> CannotMeasure:
