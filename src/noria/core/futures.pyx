@@ -117,12 +117,12 @@ cdef class Future(Ready):
 
     @property
     def _asyncio_future_blocking(self):
-        return self.blocking
+        return self.blocking != 0
 
     @_asyncio_future_blocking.setter
     def _asyncio_future_blocking(self, value):
         self.check_alive()
-        self.blocking = value
+        self.blocking = bool(value)
 
     @property
     def _state(self):
@@ -154,7 +154,7 @@ cdef class Future(Ready):
 
     @property
     def _log_traceback(self):
-        return self.unseen
+        return self.unseen != 0
 
     @_log_traceback.setter
     def _log_traceback(self, value):
@@ -233,7 +233,7 @@ cdef class Future(Ready):
             raise InvalidStateError("Exception is not set.")
         self.unseen = False
         if self.error is not None:
-            PyException_SetTraceback(self.error, self.error_tb)
+            PyException_SetTraceback(self.error, self.error_origin)
         return self.error
 
     def set_result(self, result, /):
@@ -376,7 +376,7 @@ cdef class Future(Ready):
             raise TypeError("invalid exception object: an exception instance or class is needed, "
                             f"got {type(error).__name__}")
         self.error = error
-        self.error_tb = error.__traceback__
+        self.error_origin = error.__traceback__
         self.state = FINISHED
         self.unseen = True
         return self.finish()
@@ -395,7 +395,7 @@ cdef class Future(Ready):
             if self.error is None:
                 return self.value
             self.unseen = False
-            PyException_SetTraceback(self.error, self.error_tb)
+            PyException_SetTraceback(self.error, self.error_origin)
             raise self.error
         if self.state == CANCELLED:
             raise self.cancelled_error()
@@ -410,9 +410,9 @@ cdef class Future(Ready):
         return self.error
 
     cdef object cancelled_error(self):
-        error = self.cancelled_by
+        error = self.error_origin
         if error is not None:
-            self.cancelled_by = None  # no cycle through the traceback
+            self.error_origin = None  # no cycle through the traceback
         elif self.message is None:
             error = CancelledError()
         else:
@@ -500,7 +500,7 @@ cdef PyObject* proceed(PyObject* it) noexcept:
         if self.error is None:
             return noria_stop_iteration(<PyObject*>self.value)
         self.unseen = False
-        PyException_SetTraceback(self.error, self.error_tb)
+        PyException_SetTraceback(self.error, self.error_origin)
         PyErr_SetObject(type(self.error), self.error)
         return NULL
     if self.state == CANCELLED:

@@ -64,7 +64,7 @@ cdef class Waiter(Future):
         # Pending again: before every later WAIT.
         self.state = PENDING
         self.value = None
-        self.error = self.error_tb = None
+        self.error = self.error_origin = None
         self.message = None
         self.unseen = False
         return 0
@@ -111,12 +111,12 @@ cdef class Waiter(Future):
     @property
     def _asyncio_future_blocking(self):
         # None: not a future yet, or no longer (see asyncio.isfuture)
-        return self.blocking if self.stage == WAITING else None
+        return self.blocking != 0 if self.stage == WAITING else None
 
     @_asyncio_future_blocking.setter
     def _asyncio_future_blocking(self, value):
         self.check_alive()
-        self.blocking = value
+        self.blocking = bool(value)
 
     def __repr__(self):
         if self.stage == WAITING:
