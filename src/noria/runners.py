@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
-import functools
 import signal
 import threading
 from asyncio import events, exceptions
@@ -106,7 +105,12 @@ class Runner:
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         )
-        handler = functools.partial(self._on_sigint, main_task=task)
+
+        # A function, not a partial: `signal` of some interpreters takes the repr of a handler, which would go on to
+        # that of the task and of its result.
+        def handler(signum: int, frame: object) -> None:
+            self._on_sigint(signum, frame, task)
+
         if hooked:
             try:
                 signal.signal(signal.SIGINT, handler)
