@@ -537,7 +537,7 @@ cdef class TLSTransport(Layer):
 
     def get_read_buffer_size(self):
         """Encrypted bytes that came and are not delivered yet."""
-        return self.incoming.pending
+        return 0 if self.incoming is None else self.incoming.pending
 
     # Sending.
 
@@ -752,6 +752,11 @@ cdef class TLSTransport(Layer):
         cdef bint entered
         if self.context is None:
             self.closing = True
+            return
+        if self.state >= DONE:
+            # Closed by both sides. Programs keep transports, in cycles with their protocols: what is big goes at once.
+            self.sslobj = self.engine = self.incoming = self.outgoing = self.sslcontext = None
+            self.secured = False
             return
         entered = self.enter(&outer)
         try:
