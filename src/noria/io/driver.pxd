@@ -31,7 +31,7 @@ cdef class IODriver(Driver):
     # Forget the channel at once; no completion comes after this. Its descriptor may be closed then.
     cdef int forget(self, Channel channel) except -1
     # Receive now: the count, 0 at the end of the stream, -errno. `where` NULL: into the driver's own buffer,
-    # valid until the next call; where it lies is put there.
+    # valid until the next call; where it lies is put there, and a `room` of 0 means all of it.
     cdef Py_ssize_t receive(self, Channel channel, char** where, Py_ssize_t room) noexcept
     # Send now as much as the kernel takes: the count, or -errno.
     cdef Py_ssize_t send(self, Channel channel, iovec* parts, int count) noexcept

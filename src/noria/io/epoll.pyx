@@ -301,7 +301,8 @@ cdef class EpollDriver(IODriver):
         cdef Py_ssize_t n
         if where[0] == NULL:
             where[0] = self.buffer
-            room = BUFFER
+            if room <= 0 or room > BUFFER:
+                room = BUFFER
         while True:
             n = recv(channel.fd, where[0], room, 0)
             if n >= 0:

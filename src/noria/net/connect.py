@@ -1,7 +1,6 @@
 """Making connections: clients and servers over TCP and Unix-domain sockets, with and without TLS.
 
-Signatures, checks and messages are those of asyncio.BaseEventLoop. TLS is asyncio's own protocol (asyncio.sslproto)
-on noria's transports for now.
+Signatures, checks and messages are those of asyncio.BaseEventLoop.
 """
 
 from __future__ import annotations
@@ -25,12 +24,10 @@ from noria.net.eyeballs import interleave, race
 from noria.net.resolve import AddressInfo
 from noria.net.server import Server
 from noria.net.sockcalls import SocketCalls, check_sendfile
-from noria.net.stream import StreamTransport, open_stream
+from noria.net.stream import Layer, StreamTransport, open_stream
+from noria.net.tls import wrap_tls
 
 ProtocolFactory = Callable[[], Any]
-
-# asyncio's TLS, a protocol for a transport below and a transport for the protocol above.
-make_tls: Any = asyncio.sslproto.SSLProtocol
 
 
 def set_nodelay(sock: socket.socket) -> None:
@@ -269,7 +266,7 @@ class Connecting(SocketCalls):
                     raise
                 return transport, protocol
             waiter = self.create_future()
-            wrapped = make_tls(
+            transport = wrap_tls(
                 self,
                 protocol,
                 None if isinstance(ssl_, bool) else ssl_,
@@ -282,15 +279,14 @@ class Connecting(SocketCalls):
         except BaseException:
             sock.close()
             raise
-        raw = open_stream(self, sock, wrapped)
+        raw = open_stream(self, sock, transport)
         try:
             await waiter
         except BaseException:
-            if wrapped._app_transport is not None:  # it is None when the handshake never began
-                wrapped._app_transport.close()
-            raw.abort()
+            transport.close()
+            raw.abort()  # the handshake may not have begun
             raise
-        return wrapped._app_transport, protocol
+        return transport, protocol
 
     async def start_tls(
         self,
@@ -309,17 +305,25 @@ class Connecting(SocketCalls):
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
         waiter = self.create_future()
-        wrapped = make_tls(
-            self,
-            protocol,
-            sslcontext,
-            waiter,
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-            call_connection_made=False,
-        )
+        options: dict[str, Any] = {
+            "server_side": server_side,
+            "server_hostname": server_hostname,
+            "ssl_handshake_timeout": ssl_handshake_timeout,
+            "ssl_shutdown_timeout": ssl_shutdown_timeout,
+            "call_connection_made": False,
+        }
+        if isinstance(transport, Layer):
+            secured = wrap_tls(self, protocol, sslcontext, waiter, **options)
+            secured._start_on(transport)
+            try:
+                await waiter
+            except BaseException:
+                secured._never_mind()
+                transport.close()
+                raise
+            return secured
+        # Somebody else's transport: asyncio's TLS is a protocol, and asks no more of it than that it is a transport.
+        wrapped: Any = asyncio.sslproto.SSLProtocol(self, protocol, sslcontext, waiter, **options)
         # Nothing may reach the new protocol before it knows its transport.
         transport.pause_reading()
         transport.set_protocol(wrapped)
@@ -529,7 +533,7 @@ class Connecting(SocketCalls):
             tls = context
 
             def wrap(protocol: Any) -> Any:
-                return make_tls(
+                return wrap_tls(
                     self,
                     protocol,
                     tls,
@@ -601,7 +605,7 @@ class Connecting(SocketCalls):
 
 def is_choked(transport: Any) -> bool:
     """Whether the transport has told its protocol to pause writing."""
-    if isinstance(transport, StreamTransport):
+    if isinstance(transport, Layer):
         return transport._is_choked()
     tls = getattr(transport, "_ssl_protocol", None)
     return bool(getattr(tls, "_app_writing_paused", False))
