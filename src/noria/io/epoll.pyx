@@ -34,7 +34,7 @@ cdef object drivers = weakref.WeakSet()
 cdef enum:
     BATCH = 1024
     BUFFER = 256 * 1024
-    SLOTS = 32                   # datagrams in one recvmmsg
+    SLOTS = 64                   # datagrams in one recvmmsg
     # The largest IP datagram, and then some: were the slots a power of two apart, all would share a few cache lines.
     SLOT = 64 * 1024 + 1088
 
@@ -43,7 +43,7 @@ cdef struct Slot:
     uint32_t generation
 
 # Where recvmmsg(2) puts datagrams. The kernel gives memory to the pages that are written to, so small datagrams
-# cost 4 KiB each of the 2 MiB that SLOTS of them may need.
+# cost 4 KiB each of the 4 MiB that SLOTS of them may need.
 cdef struct Letters:
     mmsghdr messages[SLOTS]
     iovec parts[SLOTS]

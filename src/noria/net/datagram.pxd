@@ -4,6 +4,7 @@ from noria.io.sys cimport mmsghdr, sockaddr, sockaddr_in6, socklen_t
 from noria.net.stream cimport StreamTransport
 
 cdef class DatagramTransport(StreamTransport):
+    cdef dict __dict__           # programs set attributes on asyncio's
     # `queue`, `head` and `backlog` of the base count (data, address) pairs here, each with HEADER bytes more.
     cdef object remote           # where everything goes, if remote_addr was given
     cdef list inbox              # received and not delivered: data, address, data, address...

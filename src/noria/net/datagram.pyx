@@ -37,14 +37,19 @@ import asyncio.trsock
 import os
 from asyncio.log import logger
 
+# Both, as asyncio's own: programs ask isinstance(transport, asyncio.DatagramTransport), CPython's tests for Transport.
+cdef object Kind = type(
+    "DatagramTransport", (asyncio.transports.Transport, asyncio.transports.DatagramTransport),
+    {"__slots__": (), "__module__": __name__})
+
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 cdef enum:
-    AT_ONCE = 32                  # datagrams received for one wake-up, at most
+    AT_ONCE = 64                  # datagrams received for one wake-up, at most
     PARTS = 64                    # datagrams in one sendmmsg
     HEADER = 8                    # what a queued datagram counts above its data, as in asyncio
-    KNOWN = 256                   # addresses remembered; a power of two
+    KNOWN = 1024                  # addresses remembered; a power of two
     LARGEST = 256 * 1024          # bytes received from a socket that is neither IP nor Unix
     WARN_AFTER = 5                # datagrams for a lost endpoint before they are worth a warning
 
@@ -70,15 +75,15 @@ cdef inline size_t by_raw(sockaddr* raw) noexcept:
     else:
         memcpy(&mix, &(<sockaddr_in6*>raw).sin6_addr.s6_addr[12], 4)
         mix ^= (<sockaddr_in6*>raw).sin6_port * <uint32_t>0x9E3779B1
-    return (mix ^ mix >> 13 ^ mix >> 24) & (KNOWN - 1)
+    return (mix ^ mix >> 11 ^ mix >> 22) & (KNOWN - 1)
 
 
 cdef inline size_t by_identity(PyObject* address) noexcept:
     cdef size_t mix = <uintptr_t>address
-    return (mix >> 4 ^ mix >> 12) & (KNOWN - 1)
+    return (mix >> 4 ^ mix >> 14) & (KNOWN - 1)
 
 
-cdef int remember(tuple address, Address* raw) except -1:
+cdef Address* remember(tuple address, Address* raw) except NULL:
     cdef size_t at = by_identity(<PyObject*>address)
     cdef PyObject* old = known_tuple[at]
     Py_INCREF(address)
@@ -86,7 +91,7 @@ cdef int remember(tuple address, Address* raw) except -1:
     raw_of_known[at] = raw[0]
     if old != NULL:
         Py_DECREF(<object>old)
-    return 0
+    return &raw_of_known[at]
 
 
 cdef object ip_address(sockaddr* raw, socklen_t size):
@@ -107,51 +112,53 @@ cdef object ip_address(sockaddr* raw, socklen_t size):
     return address
 
 
-cdef bint spell(object address, int family, Address* into) except -1:
-    # The kernel's form of an address; False: no IP address written out in numbers, which the socket object itself
-    # must make sense of.
+cdef Address* spell(object address, int family) except? NULL:
+    # The kernel's form of an address, valid until the next call; NULL: no IP address written out in numbers, which the
+    # socket object itself must make sense of.
+    cdef size_t at = by_identity(<PyObject*>address)
+    if known_tuple[at] == <PyObject*>address and (<sockaddr*>&raw_of_known[at].raw).sa_family == family:
+        return &raw_of_known[at]
+    return spell_out(address, family)
+
+
+cdef Address* spell_out(object address, int family) except? NULL:
+    cdef Address into
     cdef sockaddr_in* v4 = <sockaddr_in*>&into.raw
-    cdef PyObject* found = known_tuple[by_identity(<PyObject*>address)]
     cdef Py_ssize_t size
     cdef const char* text
     cdef long number
-    if found == <PyObject*>address:
-        into[0] = raw_of_known[by_identity(found)]
-        if (<sockaddr*>&into.raw).sa_family == family:
-            return True
     if type(address) is not tuple or not 2 <= len(<tuple>address) <= (2 if family == AF_INET else 4):
-        return False
+        return NULL
     if type((<tuple>address)[0]) is not str:
-        return False
+        return NULL
     for part in (<tuple>address)[1:]:
         if type(part) is not int or not 0 <= part <= 0xFFFFFFFF:
-            return False
+            return NULL
     number = (<tuple>address)[1]
     if number > 0xFFFF:
-        return False
+        return NULL
     text = PyUnicode_AsUTF8AndSize((<tuple>address)[0], &size)
     if <size_t>size != strlen(text):
-        return False
-    memset(&into.raw, 0, sizeof(into.raw))
+        return NULL
+    memset(&into, 0, sizeof(into))
     (<sockaddr*>&into.raw).sa_family = family
     if family == AF_INET:
         into.size = sizeof(sockaddr_in)
         v4.sin_port = htons(number)
         if inet_pton(AF_INET, text, &v4.sin_addr) != 1:
-            return False
+            return NULL
     else:
         into.size = sizeof(sockaddr_in6)
         into.raw.sin6_port = htons(number)
         if inet_pton(AF_INET6, text, &into.raw.sin6_addr) != 1:
-            return False
+            return NULL
         if len(<tuple>address) > 2:
             if (<tuple>address)[2] > 0xFFFFF:
-                return False
+                return NULL
             into.raw.sin6_flowinfo = htonl((<tuple>address)[2])
         if len(<tuple>address) > 3:
             into.raw.sin6_scope_id = (<tuple>address)[3]
-    remember(address, into)
-    return True
+    return remember(address, &into)
 
 
 cdef object error_of(int number):
@@ -163,7 +170,7 @@ cdef class DatagramTransport(StreamTransport):
 
     @property
     def __class__(self):
-        return asyncio.transports.DatagramTransport
+        return Kind
 
     _start_tls_compatible = False
     _sendfile_compatible = asyncio.constants._SendfileMode.UNSUPPORTED
@@ -271,7 +278,6 @@ cdef class DatagramTransport(StreamTransport):
                 self.inbox = None
                 return 0
             data, addr = inbox[self.taken], inbox[self.taken + 1]
-            inbox[self.taken] = inbox[self.taken + 1] = None
             self.taken += 2
             if data is None:
                 self.failed(addr)
@@ -361,13 +367,14 @@ cdef class DatagramTransport(StreamTransport):
 
     cdef int send_now(self, object data, object addr) except -1000:
         # 0 if it is sent, -errno, or 1 if `refused` is what was wrong. The protocol is not called.
-        cdef Address raw
+        cdef Address* raw
         cdef sockaddr* where = NULL
         cdef socklen_t size = 0
         cdef Py_buffer view
         cdef int sent
         if not self.to_peer(addr):
-            if self.family != AF_INET and self.family != AF_INET6 or not spell(addr, self.family, &raw):
+            raw = spell(addr, self.family) if self.family == AF_INET or self.family == AF_INET6 else NULL
+            if raw == NULL:
                 return self.send_other(data, addr)
             where = <sockaddr*>&raw.raw
             size = raw.size
@@ -439,6 +446,7 @@ cdef class DatagramTransport(StreamTransport):
         cdef mmsghdr messages[PARTS]
         cdef iovec parts[PARTS]
         cdef Address names[PARTS]
+        cdef Address* raw
         cdef int count = 0
         cdef Py_ssize_t i = self.head
         cdef bytes data
@@ -452,8 +460,10 @@ cdef class DatagramTransport(StreamTransport):
         while count < PARTS and i < len(self.queue):
             data, addr = <tuple>self.queue[i]
             if not self.to_peer(addr):
-                if self.family == AF_UNIX or not spell(addr, self.family, &names[count]):
+                raw = spell(addr, self.family) if self.family != AF_UNIX else NULL
+                if raw == NULL:
                     break
+                names[count] = raw[0]
                 messages[count].msg_hdr.msg_name = &names[count].raw
                 messages[count].msg_hdr.msg_namelen = names[count].size
             parts[count].iov_base = PyBytes_AS_STRING(data)

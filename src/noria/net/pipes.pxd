@@ -1,6 +1,7 @@
 from noria.net.stream cimport StreamTransport
 
 cdef class PipeTransport(StreamTransport):
+    cdef dict __dict__           # programs set attributes on asyncio's
     cdef object pipe             # the file object that owns the descriptor
     cdef object duplicated       # the descriptor is our own second one of the same file
 

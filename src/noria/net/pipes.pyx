@@ -196,7 +196,7 @@ cdef class ReadPipeTransport(PipeTransport):
         if self.pipe is None:
             return f"<{type(self).__name__} closed fd={self.fd} closed>"
         closing = "" if self.life == OPEN else " closing"
-        state = "polling" if self.wants & WANT_IN else "idle"
+        state = "open" if self.loop.shut else "polling" if self.wants & WANT_IN else "idle"
         return f"<{type(self).__name__}{closing} fd={self.fd} {state}>"
 
 
@@ -269,7 +269,8 @@ cdef class WritePipeTransport(PipeTransport):
             return f"<{type(self).__name__} closed fd={self.fd} closed>"
         closing = "" if self.life == OPEN else " closing"
         state = "polling" if self.wants & WANT_OUT else "idle"
-        return f"<{type(self).__name__}{closing} fd={self.fd} {state} bufsize={self.backlog}>"
+        state = "open" if self.loop.shut else f"{state} bufsize={self.backlog}"
+        return f"<{type(self).__name__}{closing} fd={self.fd} {state}>"
 
 
 def open_read_pipe(Wheel loop not None, pipe, protocol):
