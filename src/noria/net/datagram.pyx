@@ -49,7 +49,7 @@ cdef enum:
     AT_ONCE = 64                  # datagrams received for one wake-up, at most
     PARTS = 64                    # datagrams in one sendmmsg
     HEADER = 8                    # what a queued datagram counts above its data, as in asyncio
-    KNOWN = 1024                  # addresses remembered; a power of two
+    KNOWN = 256                   # addresses remembered; a power of two
     LARGEST = 256 * 1024          # bytes received from a socket that is neither IP nor Unix
     WARN_AFTER = 5                # datagrams for a lost endpoint before they are worth a warning
 
@@ -58,71 +58,73 @@ cdef object DATAGRAM_RECEIVED = "datagram_received"
 cdef object ERROR_RECEIVED = "error_received"
 
 
-# Addresses. Two small tables, from the kernel's form to the tuple and back, in which a newer entry simply takes the
-# place of an older: a server answers with the very tuple it was given. What is in them cannot change: exact tuples
-# of exact strings and numbers, held, so that their identity is theirs alone.
+# Addresses. Two small tables, from the kernel's form to the tuple and back: a server answers with the very tuple it was
+# given. An entry has one of two places, and a newer one takes that of the older. What is in them cannot change: exact
+# tuples of exact strings and numbers, held, so that their identity is theirs alone.
 
-cdef PyObject* tuple_of[KNOWN]          # by the kernel's form
-cdef Address raw_of_tuple[KNOWN]
-cdef PyObject* known_tuple[KNOWN]       # by the tuple's identity
-cdef Address raw_of_known[KNOWN]
+cdef struct Entry:
+    PyObject* address            # owned
+    Address raw
+
+cdef Entry received_from[KNOWN]  # by the kernel's form
+cdef Entry sent_to[KNOWN]        # by the tuple's identity
 
 
-cdef inline size_t by_raw(sockaddr* raw) noexcept:
+cdef inline Entry* place_of_raw(sockaddr* raw) noexcept:
     cdef uint32_t mix
     if raw.sa_family == AF_INET:
         mix = (<sockaddr_in*>raw).sin_addr.s_addr ^ ((<sockaddr_in*>raw).sin_port * <uint32_t>0x9E3779B1)
     else:
         memcpy(&mix, &(<sockaddr_in6*>raw).sin6_addr.s6_addr[12], 4)
         mix ^= (<sockaddr_in6*>raw).sin6_port * <uint32_t>0x9E3779B1
-    return (mix ^ mix >> 11 ^ mix >> 22) & (KNOWN - 1)
+    return &received_from[(mix ^ mix >> 11 ^ mix >> 22) & (KNOWN - 2)]
 
 
-cdef inline size_t by_identity(PyObject* address) noexcept:
-    cdef size_t mix = <uintptr_t>address
-    return (mix >> 4 ^ mix >> 14) & (KNOWN - 1)
+cdef inline Entry* place_of_tuple(PyObject* address) noexcept:
+    cdef size_t mix = <uintptr_t>address >> 4
+    return &sent_to[(mix ^ mix >> 7 ^ mix >> 14) & (KNOWN - 2)]
 
 
-cdef Address* remember(tuple address, Address* raw) except NULL:
-    cdef size_t at = by_identity(<PyObject*>address)
-    cdef PyObject* old = known_tuple[at]
+cdef int store(Entry* place, object address, void* raw, socklen_t size) except -1:
+    # In the first of the two places; what is there moves to the second.
+    cdef PyObject* old = place[1].address
+    place[1] = place[0]
     Py_INCREF(address)
-    known_tuple[at] = <PyObject*>address
-    raw_of_known[at] = raw[0]
+    place.address = <PyObject*>address
+    memcpy(&place.raw.raw, raw, size)
+    place.raw.size = size
     if old != NULL:
         Py_DECREF(<object>old)
-    return &raw_of_known[at]
+    return 0
 
 
 cdef object ip_address(sockaddr* raw, socklen_t size):
     # The tuple for an IPv4 or IPv6 address that the kernel gave us.
-    cdef size_t at = by_raw(raw)
-    cdef PyObject* old = tuple_of[at]
-    cdef Address* place = &raw_of_tuple[at]
-    if old != NULL and place.size == size and memcmp(&place.raw, raw, size) == 0:
-        return <object>old
+    cdef Entry* place = place_of_raw(raw)
+    cdef int i
+    for i in range(2):
+        if place[i].address != NULL and place[i].raw.size == size and memcmp(&place[i].raw.raw, raw, size) == 0:
+            return <object>place[i].address
     address = address_of(<sockaddr_storage*>raw, size)
-    Py_INCREF(address)
-    tuple_of[at] = <PyObject*>address
-    place.size = size
-    memcpy(&place.raw, raw, size)
-    if old != NULL:
-        Py_DECREF(<object>old)
-    remember(address, place)
+    store(place, address, raw, size)
+    store(place_of_tuple(<PyObject*>address), address, raw, size)
     return address
 
 
 cdef Address* spell(object address, int family) except? NULL:
     # The kernel's form of an address, valid until the next call; NULL: no IP address written out in numbers, which the
     # socket object itself must make sense of.
-    cdef size_t at = by_identity(<PyObject*>address)
-    if known_tuple[at] == <PyObject*>address and (<sockaddr*>&raw_of_known[at].raw).sa_family == family:
-        return &raw_of_known[at]
+    cdef Entry* place = place_of_tuple(<PyObject*>address)
+    cdef int i
+    for i in range(2):
+        if place[i].address == <PyObject*>address and (<sockaddr*>&place[i].raw.raw).sa_family == family:
+            return &place[i].raw
     return spell_out(address, family)
 
 
 cdef Address* spell_out(object address, int family) except? NULL:
     cdef Address into
+    cdef Entry* place
     cdef sockaddr_in* v4 = <sockaddr_in*>&into.raw
     cdef Py_ssize_t size
     cdef const char* text
@@ -158,7 +160,9 @@ cdef Address* spell_out(object address, int family) except? NULL:
             into.raw.sin6_flowinfo = htonl((<tuple>address)[2])
         if len(<tuple>address) > 3:
             into.raw.sin6_scope_id = (<tuple>address)[3]
-    return remember(address, &into)
+    place = place_of_tuple(<PyObject*>address)
+    store(place, address, &into.raw, into.size)
+    return &place.raw
 
 
 cdef object error_of(int number):
