@@ -37,8 +37,8 @@ cdef class IODriver(Driver):
     cdef Py_ssize_t receive(self, Channel channel, char** where, Py_ssize_t room) noexcept
     # Send now as much as the kernel takes: the count, or -errno.
     cdef Py_ssize_t send(self, Channel channel, iovec* parts, int count) noexcept
-    # Receive up to `room` datagrams into buffers of the driver's own, valid until the next call: their count, or -errno.
-    # Each has room for the largest that IP can carry.
+    # Receive up to `room` datagrams into buffers of the driver's own, valid until the next call: their count, or
+    # -errno. Each has room for the largest that IP can carry.
     cdef int receive_many(self, Channel channel, mmsghdr** messages, int room) noexcept
     # One datagram of any size the driver's buffer holds; flags as recvmsg(2) gives them (MSG_TRUNC).
     cdef Py_ssize_t receive_from(

@@ -1,7 +1,7 @@
 """Datagram transports: UDP over IPv4 and IPv6, Unix-domain datagrams, and whatever else a program's socket speaks.
 
-The path of a received datagram: the driver reports the socket readable, one recvmmsg(2) takes what waits there (as many as
-the last times made it expect), each becomes a bytes object and the address it came from, and the protocol's
+The path of a received datagram: the driver reports the socket readable, one recvmmsg(2) takes what waits there (as
+many as the last times made it expect), each becomes a bytes object and the address it came from, and the protocol's
 `datagram_received` gets them one by one. Those not delivered yet stay in the inbox: a protocol may pause, close, or run
 the loop inside, and misses none and gets none too many. The path of one sent: `sendto` gives it to the kernel at
 once; if the kernel has no room it is queued, and the queue goes out by sendmmsg(2).
@@ -274,8 +274,8 @@ cdef class DatagramTransport(StreamTransport):
         # Reentrant: the cursor is the transport's.
         cdef list inbox = self.inbox
         if inbox is not None and len(inbox) - self.taken > 2 and self.life == OPEN and not self.paused:
-            # Should the protocol raise KeyboardInterrupt, or wait in a nested run for the next datagram, the rest is not
-            # forgotten: the kernel will not remind us of it.
+            # Should the protocol raise KeyboardInterrupt, or wait in a nested run for the next datagram, the rest is
+            # not forgotten: the kernel will not remind us of it.
             self.revisit()
         while inbox is not None and self.life == OPEN and not self.paused:
             if self.taken >= len(inbox):
@@ -446,7 +446,7 @@ cdef class DatagramTransport(StreamTransport):
         return 0
 
     cdef int send_batch(self) except -1000:
-        # As many of the queue as go out by one call: their count, -errno of the first, or 0 if the first is to go alone.
+        # As many of the queue as go out by one call: their count, -errno of the first, or 0: the first is to go alone.
         cdef mmsghdr messages[PARTS]
         cdef iovec parts[PARTS]
         cdef Address names[PARTS]

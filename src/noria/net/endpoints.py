@@ -65,10 +65,10 @@ class Endpoints(SocketCalls):
     ) -> tuple[Any, Any]:
         """A datagram endpoint; returns (transport, protocol).
 
-        local_addr, remote_addr: (host, port), or a path if family is AF_UNIX; the socket is bound to the one and connected to
-        the other (not with allow_broadcast, as answers come from elsewhere then). sock: a socket of the program's
-        instead, closed with the transport. Raises ValueError and TypeError for arguments that make no sense together, OSError
-        if no address can be used: the first one's error.
+        local_addr, remote_addr: (host, port), or a path if family is AF_UNIX; the socket is bound to the one and
+        connected to the other (not with allow_broadcast: answers come from elsewhere then). sock: a socket of
+        the program's instead, closed with the transport. Raises ValueError and TypeError for arguments that make no
+        sense together, OSError if no address can be used: the first one's error.
         """
         remote: Any = None
         given = sock is not None
@@ -201,7 +201,8 @@ class Endpoints(SocketCalls):
     async def connect_read_pipe(self, protocol_factory: ProtocolFactory, pipe: Any) -> tuple[Any, Any]:
         """Receive from a pipe, a socket or a character device; returns (transport, protocol).
 
-        pipe: a file object, which becomes non-blocking and is closed with the transport. Raises ValueError for other files.
+        pipe: a file object, which becomes non-blocking and is closed with the transport. Raises ValueError for
+        other files.
         """
         protocol = protocol_factory()
         transport = open_read_pipe(self, pipe, protocol)
@@ -213,7 +214,8 @@ class Endpoints(SocketCalls):
     async def connect_write_pipe(self, protocol_factory: ProtocolFactory, pipe: Any) -> tuple[Any, Any]:
         """Send to a pipe, a socket or a character device; returns (transport, protocol).
 
-        pipe: a file object, which becomes non-blocking and is closed with the transport. Raises ValueError for other files.
+        pipe: a file object, which becomes non-blocking and is closed with the transport. Raises ValueError for
+        other files.
         """
         protocol = protocol_factory()
         transport = open_write_pipe(self, pipe, protocol)

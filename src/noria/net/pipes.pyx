@@ -20,7 +20,7 @@ from noria.core.capi cimport PyContext_CopyCurrent
 from noria.core.wheel cimport Wheel, push
 from noria.io.driver cimport WANT_GONE, WANT_IN, WANT_OUT, IODriver
 from noria.io.sys cimport EAGAIN, EIO, close
-from noria.net.stream cimport CLOSING, LOST, OPEN, StreamTransport
+from noria.net.stream cimport CLOSING, OPEN, StreamTransport
 
 import asyncio.constants
 import asyncio.transports
