@@ -11,6 +11,7 @@ from noria.core.house import Housekeeping
 from noria.core.loop import CoreLoop
 from noria.io.epoll import EpollDriver
 from noria.net.connect import Connecting
+from noria.net.endpoints import Endpoints
 from noria.net.standins import StandIns, Watched
 from noria.signals import Signals
 
@@ -19,7 +20,7 @@ _T = TypeVar("_T")
 DRIVERS = {"epoll": EpollDriver}
 
 
-class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
+class Loop(CoreLoop, Connecting, Endpoints, StandIns, Signals, Housekeeping):
     """noria's event loop, an asyncio.AbstractEventLoop.
 
     driver: "epoll", or None to take the environment variable NORIA_DRIVER or else the default. Raises ValueError for

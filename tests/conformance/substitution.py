@@ -34,6 +34,7 @@ from typing import Any
 import noria
 import noria.core.house
 import noria.net.connect
+import noria.net.endpoints
 import noria.net.resolve
 import noria.net.stream
 import noria.runners
@@ -126,6 +127,8 @@ def let_mocks_through() -> None:
         (noria.net.stream, "logger", asyncio.selector_events),
         (noria.signals, "signal", asyncio.unix_events),
         (noria.net.connect, "socket", asyncio.base_events, asyncio.unix_events),
+        (noria.net.endpoints, "socket", asyncio.base_events),
+        (noria.net.endpoints, "logger", asyncio.base_events),
     ):
         real = getattr(module, name)
         setattr(module, name, SeenThrough(real, name, *places))

@@ -1,4 +1,4 @@
-"""Datagrams, pipes and child processes: for now the standard library's transports on noria's readiness calls.
+"""Child processes: for now the standard library's transport over noria's pipes.
 
 asyncio's own transport classes run here over `_add_reader` and `_add_writer`, until ours replace them one by one.
 What is ours already: children are watched by a pidfd, with no thread and no SIGCHLD handler, or, on a kernel
@@ -12,14 +12,13 @@ import os
 import selectors
 import threading
 import weakref
-from asyncio import base_events, selector_events, unix_events
+from asyncio import base_events, unix_events
 from asyncio.log import logger
 from typing import Any
 
 from noria.io import poller
 
 _Base = base_events.BaseEventLoop
-_transports: Any = vars(selector_events)
 _unix: Any = vars(unix_events)
 
 
@@ -39,7 +38,7 @@ class Watched:
 
 
 class StandIns(asyncio.AbstractEventLoop):
-    """create_datagram_endpoint, connect_*_pipe, subprocess_*."""
+    """subprocess_*."""
 
     _selector: Watched | None
 
@@ -49,47 +48,9 @@ class StandIns(asyncio.AbstractEventLoop):
     def _debug(self) -> bool:
         return self.get_debug()
 
-    @property
-    def _transports(self) -> weakref.WeakValueDictionary[int, Any]:
-        try:
-            return self._standin_transports
-        except AttributeError:
-            self._standin_transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-            return self._standin_transports
-
-    async def _ensure_resolved(
-        self,
-        address: Any,
-        *,
-        family: int = 0,
-        type: int = 0,
-        proto: int = 0,
-        flags: int = 0,
-        loop: object = None,
-    ) -> Any:
-        return await self._resolve(address, family=family, type=type, proto=proto, flags=flags)  # type: ignore[attr-defined]
-
-    create_datagram_endpoint = _Base.create_datagram_endpoint  # type: ignore[assignment]
-    connect_read_pipe = _Base.connect_read_pipe
-    connect_write_pipe = _Base.connect_write_pipe
     subprocess_shell = _Base.subprocess_shell
     subprocess_exec = _Base.subprocess_exec
     _log_subprocess = _Base._log_subprocess  # type: ignore[attr-defined]
-
-    def _make_datagram_transport(
-        self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
-    ) -> Any:
-        return _transports["_SelectorDatagramTransport"](self, sock, protocol, address, waiter, extra)
-
-    def _make_read_pipe_transport(
-        self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
-    ) -> Any:
-        return _unix["_UnixReadPipeTransport"](self, pipe, protocol, waiter, extra)
-
-    def _make_write_pipe_transport(
-        self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
-    ) -> Any:
-        return _unix["_UnixWritePipeTransport"](self, pipe, protocol, waiter, extra)
 
     async def _make_subprocess_transport(
         self,
