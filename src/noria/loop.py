@@ -12,6 +12,7 @@ from noria.core.loop import CoreLoop
 from noria.io.epoll import EpollDriver
 from noria.net.connect import Connecting
 from noria.net.standins import StandIns, Watched
+from noria.process import Children
 from noria.signals import Signals
 
 _T = TypeVar("_T")
@@ -19,7 +20,7 @@ _T = TypeVar("_T")
 DRIVERS = {"epoll": EpollDriver}
 
 
-class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
+class Loop(CoreLoop, Connecting, StandIns, Children, Signals, Housekeeping):
     """noria's event loop, an asyncio.AbstractEventLoop.
 
     driver: "epoll", or None to take the environment variable NORIA_DRIVER or else the default. Raises ValueError for
@@ -64,7 +65,6 @@ class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
         if self.is_closed():
             return
         self._drop_signal_handlers()
-        self._close_children()
         self._close_core()
         self._selector = None
         self._close_executor()

@@ -1,19 +1,14 @@
-"""Datagrams, pipes and child processes: for now the standard library's transports on noria's readiness calls.
+"""Datagrams and pipes: for now the standard library's transports on noria's readiness calls.
 
 asyncio's own transport classes run here over `_add_reader` and `_add_writer`, until ours replace them one by one.
-What is ours already: children are watched by a pidfd, with no thread and no SIGCHLD handler, or, on a kernel
-without pidfd_open(2) (before 5.3) or where it is forbidden, by a thread that waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import selectors
-import threading
 import weakref
 from asyncio import base_events, selector_events, unix_events
-from asyncio.log import logger
 from typing import Any
 
 from noria.io import poller
@@ -39,7 +34,7 @@ class Watched:
 
 
 class StandIns(asyncio.AbstractEventLoop):
-    """create_datagram_endpoint, connect_*_pipe, subprocess_*."""
+    """create_datagram_endpoint, connect_*_pipe."""
 
     _selector: Watched | None
 
@@ -71,9 +66,6 @@ class StandIns(asyncio.AbstractEventLoop):
     create_datagram_endpoint = _Base.create_datagram_endpoint  # type: ignore[assignment]
     connect_read_pipe = _Base.connect_read_pipe
     connect_write_pipe = _Base.connect_write_pipe
-    subprocess_shell = _Base.subprocess_shell
-    subprocess_exec = _Base.subprocess_exec
-    _log_subprocess = _Base._log_subprocess  # type: ignore[attr-defined]
 
     def _make_datagram_transport(
         self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
@@ -89,89 +81,3 @@ class StandIns(asyncio.AbstractEventLoop):
         self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
     ) -> Any:
         return _unix["_UnixWritePipeTransport"](self, pipe, protocol, waiter, extra)
-
-    async def _make_subprocess_transport(
-        self,
-        protocol: Any,
-        args: Any,
-        shell: bool,
-        stdin: Any,
-        stdout: Any,
-        stderr: Any,
-        bufsize: int,
-        extra: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        waiter = self.create_future()
-        transport = _unix["_UnixSubprocessTransport"](
-            self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
-        )
-        self._watch_child(transport)
-        try:
-            await waiter
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException:
-            transport.close()
-            await transport._wait()
-            raise
-        return transport
-
-    # Reaping.
-
-    def _watch_child(self, transport: Any) -> None:
-        child = transport._proc
-        try:
-            pidfd = os.pidfd_open(child.pid)
-        except OSError:
-            threading.Thread(
-                target=self._wait_for_child,
-                args=(transport, child),
-                daemon=True,
-                name=f"noria-wait-{child.pid}",
-            ).start()
-            return
-        self._pidfds.add(pidfd)
-        self._add_reader(pidfd, self._child_ended, pidfd, transport, child)  # type: ignore[attr-defined]
-
-    @property
-    def _pidfds(self) -> set[int]:
-        found = self.__dict__.get("_child_pidfds")
-        if found is None:
-            found = self.__dict__["_child_pidfds"] = set()
-        return found
-
-    def _child_ended(self, pidfd: int, transport: Any, child: Any) -> None:
-        self._remove_reader(pidfd)  # type: ignore[attr-defined]
-        self._pidfds.discard(pidfd)
-        os.close(pidfd)
-        transport._process_exited(reap(child))
-
-    def _wait_for_child(self, transport: Any, child: Any) -> None:
-        status = reap(child)
-        try:
-            self.call_soon_threadsafe(transport._process_exited, status)
-        except RuntimeError:
-            pass  # the loop was closed meanwhile
-
-    def _close_children(self) -> None:
-        for pidfd in list(self._pidfds):
-            self._remove_reader(pidfd)  # type: ignore[attr-defined]
-            os.close(pidfd)
-        self._pidfds.clear()
-
-
-def reap(child: Any) -> int:
-    """The exit code of a child that has ended, or whose end is to be waited for; negative for a signal.
-
-    subprocess.Popen knows it already if the program polled it before us. If somebody else took the status it is
-    lost: 255, and a warning, as in asyncio.
-    """
-    if child.returncode is not None:
-        return int(child.returncode)
-    try:
-        _, status = os.waitpid(child.pid, 0)
-    except ChildProcessError:
-        logger.warning("child process pid %d exit status already read: will report returncode 255", child.pid)
-        return 255
-    return os.waitstatus_to_exitcode(status)
