@@ -8,9 +8,11 @@ the other waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import enum
 import functools
+import os
 import signal
 import threading
 from asyncio import events, exceptions
@@ -148,6 +150,22 @@ class Runner:
             self._loop.call_soon_threadsafe(lambda: None)  # wake it if it waits in the kernel
             return
         raise KeyboardInterrupt
+
+
+def _default_interrupt() -> None:
+    # In a forked child: the main task that Ctrl-C would cancel is the parent's.
+    handler = signal.getsignal(signal.SIGINT)
+    if (
+        isinstance(handler, functools.partial)
+        and getattr(handler.func, "__func__", None) is Runner._on_sigint
+    ):
+        with contextlib.suppress(
+            ValueError
+        ):  # an embedded interpreter whose main thread is not the process's
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+os.register_at_fork(after_in_child=_default_interrupt)
 
 
 def run(

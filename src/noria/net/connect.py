@@ -496,11 +496,12 @@ class Connecting(SocketCalls):
         if cleanup_socket:
             name = sock.getsockname()
             if name and name[0:1] not in ("\0", b"\0"):
-                inode = os.stat(name).st_ino
+                inode, owner = os.stat(name).st_ino, os.getpid()
 
                 def on_close() -> None:
                     with contextlib.suppress(FileNotFoundError):
-                        if os.stat(name).st_ino == inode:  # not somebody else's by now
+                        # not somebody else's by now, and not the parent's in a forked child
+                        if os.stat(name).st_ino == inode and os.getpid() == owner:
                             os.unlink(name)
 
         return await self._serve(
