@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,6 +241,24 @@ def test_callbacks_come_in_the_order_of_asyncio() -> None:
 
 
 @on_noria
+async def test_a_child_that_ends_before_its_pipes_are_connected_is_heard_of_after_connection_made() -> None:
+    loop = asyncio.get_running_loop()
+    for steps in range(1, 10):
+        starting = asyncio.create_task(loop.subprocess_exec(Hears, "echo", "quick"))
+        await turns(steps)
+        time.sleep(0.01)  # noqa: ASYNC251 - the loop is held up until the child has ended
+        transport, protocol = await starting
+        await protocol.lost
+        assert protocol.events[0] == "made"
+        assert protocol.events[-1] == "lost"
+        assert sorted(map(str, protocol.events[1:-1])) == sorted(
+            map(str, [(0, "lost", None), (1, "data"), (1, "lost", None), (2, "lost", None), "exited"])
+        )
+        assert protocol.output == b"quick\n"
+        transport.close()
+
+
+@on_noria
 async def test_cwd_and_environment_reach_the_child() -> None:
     child = await asyncio.create_subprocess_shell(
         "pwd; echo $NAME", stdout=PIPE, cwd="/", env={"NAME": "value"}
@@ -459,6 +478,20 @@ def test_a_transport_closed_after_its_loop_kills_and_reaps() -> None:
         assert not any("ProcessTransport" in str(one.message) for one in seen)
 
 
+def test_a_transport_closed_just_before_its_loop_is_reaped_when_it_goes() -> None:
+    async def start_and_close() -> None:
+        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+            Hears, "sleep", "60", stdin=None, stdout=None, stderr=None
+        )
+        transport.close()
+
+    with no_descriptors_left():
+        with new_loop() as loop:
+            loop.run_until_complete(start_and_close())
+        gc.collect()
+        assert children() == []
+
+
 def test_a_child_outlives_its_loop_when_nobody_closes_the_transport() -> None:
     with new_loop() as loop:
         transport, protocol = loop.run_until_complete(
@@ -590,14 +623,13 @@ async def main():
     os.waitpid(child.pid, 0)  # somebody else reaps it, and the loop does not know yet
     with open("/proc/sys/kernel/ns_last_pid", "w") as file:
         file.write(str(child.pid - 1))
-    stranger = subprocess.Popen(["sleep", "60"])
+    stranger = subprocess.Popen(["sh", "-c", "read line; exit 7"], stdin=subprocess.PIPE)
     assert stranger.pid == child.pid, (stranger.pid, child.pid)
     child.kill()
     child._transport.close()
     assert await child.wait() == 255  # and not the stranger's status
-    assert stranger.poll() is None
-    stranger.kill()
-    print(stranger.wait())
+    stranger.communicate(b"\\n")
+    print(stranger.returncode)
 
 noria.run(main())
 """
@@ -611,7 +643,7 @@ noria.run(main())
     done = subprocess.run(
         [*namespace, sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE
     )
-    assert (done.stdout, done.returncode) == ("-9\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("7\n", 0), done.stderr
 
 
 def test_children_are_started_without_copying_the_process(tmp_path: Path) -> None:
