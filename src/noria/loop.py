@@ -12,7 +12,7 @@ from noria.core.loop import CoreLoop
 from noria.io.epoll import EpollDriver
 from noria.net.connect import Connecting
 from noria.net.endpoints import Endpoints
-from noria.net.standins import StandIns, Watched
+from noria.process import Children
 from noria.signals import Signals
 
 _T = TypeVar("_T")
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 DRIVERS = {"epoll": EpollDriver}
 
 
-class Loop(CoreLoop, Connecting, Endpoints, StandIns, Signals, Housekeeping):
+class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
     """noria's event loop, an asyncio.AbstractEventLoop.
 
     driver: "epoll", or None to take the environment variable NORIA_DRIVER or else the default. Raises ValueError for
@@ -32,15 +32,12 @@ class Loop(CoreLoop, Connecting, Endpoints, StandIns, Signals, Housekeeping):
     __slots__ = (
         "_asyncgens",
         "_asyncgens_shut",
-        "_child_pidfds",
         "_default_executor",
         "_driver",
         "_exception_handler",
         "_executor_shut",
         "_outer_wakeup",
-        "_selector",
         "_signal_handlers",
-        "_standin_transports",
     )
 
     def __init__(self, driver: str | None = None) -> None:
@@ -52,7 +49,6 @@ class Loop(CoreLoop, Connecting, Endpoints, StandIns, Signals, Housekeeping):
         self._furnish_signals()
         super().__init__(self._driver)
         self._driver.bind(self, self._signals_arrived)
-        self._selector = Watched(self)
 
     def run_forever(self) -> None:
         """Run until stop() is called. See CoreLoop.run_forever."""
@@ -81,9 +77,7 @@ class Loop(CoreLoop, Connecting, Endpoints, StandIns, Signals, Housekeeping):
         if self.is_closed():
             return
         self._drop_signal_handlers()
-        self._close_children()
         self._close_core()
-        self._selector = None
         self._close_executor()
 
     # nest_asyncio looks for this before it replaces a loop's methods: runs nest here without its help.

@@ -193,8 +193,8 @@ cdef class Future(Ready):
                 shown[1:-1] = [f"<{len(shown) - 2} more>"]
             info.append(f"cb=[{', '.join(shown)}]")
         if self.source_tb:
-            frame = self.source_tb[-1]
-            info.append(f"created at {frame[0]}:{frame[1]}")
+            frame = self.source_tb[-1]  # by name: frame[0] reads the source, which fails while the interpreter ends
+            info.append(f"created at {frame.filename}:{frame.lineno}")
         return info
 
     def __repr__(self):

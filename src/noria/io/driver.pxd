@@ -27,6 +27,7 @@ cdef class Channel(Ready):
 
 cdef class IODriver(Driver):
     cdef Wheel wheel
+    cdef bint abandoned          # in a forked child: connections and kernel objects are the parent's
 
     # Watch for more, or less. The driver keeps the channel alive until it wants nothing.
     cdef int want(self, Channel channel, uint32_t wants) except -1

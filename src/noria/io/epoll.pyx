@@ -18,10 +18,11 @@ from noria.core.capi cimport PyErr_CheckSignals
 from noria.core.wheel cimport Wheel, push
 from noria.io.driver cimport WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
-    EEXIST, EINTR, ENOENT, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP,
-    EPOLLIN, MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1, epoll_ctl, epoll_event, errno,
-    iovec, mmsghdr, msghdr, noria_accept, noria_recvmmsg, noria_sendmmsg, noria_wait, pipe2, read, recv, recvmsg,
-    send as sys_send, sendmsg, sendto, sockaddr, sockaddr_storage, socklen_t, write, writev,
+    EBADF, EEXIST, EINTR, ENOENT, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD,
+    EPOLLERR, EPOLLHUP, EPOLLIN, MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1,
+    epoll_ctl, epoll_event, errno, iovec, mmsghdr, msghdr, noria_accept, noria_recvmmsg, noria_sendmmsg,
+    noria_wait, pipe2, read, recv, recvmsg, send as sys_send, sendmsg, sendto, sockaddr, sockaddr_storage,
+    socklen_t, write, writev,
 )
 
 import os
@@ -110,8 +111,14 @@ cdef class EpollDriver(IODriver):
         return self.wake_in
 
     def abandon(self):
-        """In a forked child: let go of the parent's epoll instance, which it shares, without touching it."""
+        """In a forked child: let go of the parent's epoll instance, which it shares, without touching it.
+
+        Its loop counts as closed from then on. Nothing is sent any more on connections, which are the parent's.
+        """
+        self.abandoned = True
         self.close_descriptors()
+        if self.wheel is not None:
+            self.wheel.shut = True
 
     cdef int close_descriptors(self) except -1:
         if self.epfd >= 0:
@@ -248,6 +255,8 @@ cdef class EpollDriver(IODriver):
     cdef int wait(self, double timeout, bint defer) except -1:
         # What an outer wait, or one that was interrupted, had not got to is let go: the kernel reports it again.
         cdef int n
+        if self.abandoned:
+            raise RuntimeError("this event loop is the parent process's: a forked child needs a new one")
         self.next_event = self.last_event = 0
         if timeout == 0 or self.wheel.ring.head != self.wheel.ring.tail:
             n = noria_wait(self.epfd, self.events, BATCH, 0)
@@ -327,6 +336,8 @@ cdef class EpollDriver(IODriver):
     cdef Py_ssize_t send(self, Channel channel, iovec* parts, int count) noexcept:
         cdef Py_ssize_t n
         cdef msghdr message
+        if self.abandoned:
+            return -EBADF
         while True:
             if channel.plain:
                 n = writev(channel.fd, parts, count)

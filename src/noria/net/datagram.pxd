@@ -23,7 +23,7 @@ cdef class DatagramTransport(StreamTransport):
     cdef int judge(self, int came) except -1
     cdef int deliver(self) except -1
     cdef int revisit(self) except -1
-    cdef int received(self, object data, object addr) except -1
+    cdef int hand_over(self, object data, object addr) except -1
     cdef int failed(self, object error) except -1
     cdef bint to_peer(self, object addr)
     cdef int send_now(self, object data, object addr) except -1000

@@ -255,7 +255,7 @@ cdef class DatagramTransport(StreamTransport):
             return 0
         except OSError as error:
             return self.failed(error)
-        return self.received(data, addr)
+        return self.hand_over(data, addr)
 
     cdef int judge(self, int came) except -1:
         # Ask for twice as many if all asked for were there: each call that gets fewer has paid for one attempt in vain.
@@ -268,7 +268,7 @@ cdef class DatagramTransport(StreamTransport):
     cdef int hand_in(self, bytes data, object addr, int flags) except -1:
         if flags & MSG_TRUNC:
             return self.failed(error_of(EMSGSIZE))
-        return self.received(data, addr)
+        return self.hand_over(data, addr)
 
     cdef int deliver(self) except -1:
         # Reentrant: the cursor is the transport's.
@@ -286,7 +286,7 @@ cdef class DatagramTransport(StreamTransport):
             if data is None:
                 self.failed(addr)
             else:
-                self.received(data, addr)
+                self.hand_over(data, addr)
             inbox = self.inbox
         if self.life != OPEN:
             self.inbox = None
@@ -298,7 +298,7 @@ cdef class DatagramTransport(StreamTransport):
             push(self.loop, self)
         return 0
 
-    cdef int received(self, object data, object addr) except -1:
+    cdef int hand_over(self, object data, object addr) except -1:
         # As `call`, with two arguments.
         cdef object protocol = self.protocol
         cdef object context = self.context

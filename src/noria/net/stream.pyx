@@ -582,7 +582,7 @@ cdef class StreamTransport(Layer):
         if self.life != OPEN or self.eof:
             return
         self.eof = True
-        if self.backlog == 0:
+        if self.backlog == 0 and not self.driver.abandoned:  # it would end the parent's connection
             shutdown(self.fd, SHUT_WR)
 
     def can_write_eof(self):
