@@ -258,8 +258,8 @@ cdef class DatagramTransport(StreamTransport):
         return self.received(data, addr)
 
     cdef int judge(self, int came) except -1:
-        # Ask for twice as many if all asked for were there, else slowly for fewer: a call that gets fewer has paid for one
-        # attempt in vain.
+        # Ask for twice as many if all asked for were there, else slowly for fewer: a call that gets fewer has paid for
+        # one attempt in vain.
         if came < self.expect:
             self.expect = max(came, self.expect >> 1)
         elif self.expect < AT_ONCE:
