@@ -387,6 +387,7 @@ def test_what_is_buffered_still_goes_to_a_peer_that_has_ended(
     written = threading.Event()
 
     def ends(server: Peer) -> None:
+        server.write(b"go")  # until then nothing but the handshake is on its way
         assert written.wait(10)
         if how == "close_notify":
             server.notify()
@@ -401,11 +402,13 @@ def test_what_is_buffered_still_goes_to_a_peer_that_has_ended(
     @on_noria
     async def program() -> None:
         async with nothing_left_open(), peer(ca, identity, ends) as (transport, protocol):
+            await protocol.got(2)
             transport.write(data)
             written.set()
             assert await protocol.lost is None
             assert [event for event in protocol.events if event != "resume"] == [
                 "made",
+                "data",
                 "pause",
                 "eof",
                 "lost",

@@ -164,6 +164,7 @@ def test_clients_that_vanish_leave_nothing(
         loop_().set_exception_handler(lambda _, report: reported.update([report["message"]]))
         # 20 of each kind first: what is made once is made then.
         await clients(20 * KINDS)
+        kinds_of_objects()  # has caches of its own to fill
         descriptors, objects, memory = open_descriptors(), kinds_of_objects(), resident()
         before = made["made"]
         await clients(count)
