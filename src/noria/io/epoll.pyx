@@ -20,8 +20,8 @@ from noria.io.driver cimport WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
     EEXIST, EINTR, ENOENT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP,
     EPOLLIN, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1, epoll_ctl, epoll_event, errno,
-    iovec, msghdr, noria_accept, noria_wait, pipe2, read, recv, send as sys_send, sendmsg, sockaddr_storage,
-    socklen_t, write,
+    iovec, msghdr, noria_accept, noria_keep_heap, noria_wait, pipe2, read, recv, send as sys_send, sendmsg,
+    sockaddr_storage, socklen_t, write,
 )
 
 import os
@@ -63,6 +63,7 @@ cdef class EpollDriver(IODriver):
         cdef epoll_event event
         if self.epfd >= 0:
             raise RuntimeError("the driver is open already")
+        noria_keep_heap()
         self.buffer = <char*>calloc(1, BUFFER)
         if self.buffer == NULL:
             raise MemoryError

@@ -31,6 +31,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "noria_io.h" nogil:
     int noria_accept(int fd, sockaddr_storage* addr, socklen_t* size)
+    void noria_keep_heap()
     int noria_wait(int epfd, epoll_event* events, int room, double timeout)
 
 cdef extern from "<netinet/in.h>" nogil:
