@@ -56,5 +56,5 @@ asan: $(VENV)/ready
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find src/noria \( -name '*.so' -o -name '*.c' \) -type f -delete
+	find src/noria \( -name '*.so' -o -name '*.c' \) -type f -not -path '*/bench/*' -delete
 	find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +

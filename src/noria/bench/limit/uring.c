@@ -24,7 +24,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { ENTRIES = 4096, COMPLETIONS = 32768, BUFFERS = 2048, BUFFER = 16 * 1024, NONE = -1 };
+enum { ENTRIES = 4096, COMPLETIONS = 32768, BUFFERS = 1024, BUFFER = 64 * 1024, NONE = -1 };
 enum { ACCEPT, RECEIVE, SEND, CLOSE };  /* what a completion is of; its descriptor stands beside */
 
 static struct connection {
