@@ -18,10 +18,10 @@ from noria.core.capi cimport PyErr_CheckSignals
 from noria.core.wheel cimport Wheel, push
 from noria.io.driver cimport WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
-    EBADF, EEXIST, EINTR, ENOENT, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD,
-    EPOLLERR, EPOLLHUP, EPOLLIN, MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1,
-    epoll_ctl, epoll_event, errno, iovec, mmsghdr, msghdr, noria_accept, noria_keep_heap,
-    noria_recvmmsg, noria_sendmmsg, noria_wait, pipe2, read, recv, recvmsg, send as sys_send, sendmsg, sendto, sockaddr, sockaddr_storage,
+    EBADF, EEXIST, EINTR, ENOENT, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR,
+    EPOLLHUP, EPOLLIN, MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1, epoll_ctl,
+    epoll_event, errno, iovec, mmsghdr, msghdr, noria_accept, noria_keep_heap, noria_recvmmsg, noria_sendmmsg,
+    noria_wait, pipe2, read, recv, recvmsg, send as sys_send, sendmsg, sendto, sockaddr, sockaddr_storage,
     socklen_t, write, writev,
 )
 
