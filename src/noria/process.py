@@ -285,8 +285,8 @@ class ProcessTransport(asyncio.SubprocessTransport):
             self._give_grace(ASKED)
 
     def _give_grace(self, left: int) -> None:
-        # In pieces, lest a turn of the loop that is longer than GRACE use it up: the end of a pipe that ended with the child
-        # is in the kernel by now, but it takes a few turns until it has been asked for and passed on.
+        # In pieces, lest a turn of the loop that is longer than GRACE use it up: the end of a pipe that ended with the
+        # child is in the kernel by now, but it takes a few turns until it has been asked for and passed on.
         if left:
             self._grace = self._loop.call_later(GRACE / ASKED, self._give_grace, left - 1)
         else:
