@@ -77,6 +77,7 @@ def test_the_stubs_say_what_the_compiled_modules_have(tmp_path: Path) -> None:
         "--ignore-unused-allowlist",
         "--ignore-disjoint-bases",
         f"--allowlist={HERE / 'stubtest.txt'}",
+        f"--mypy-config-file={HERE / 'stubtest.ini'}",
         "noria",
         cwd=tmp_path,
     )
