@@ -196,6 +196,7 @@ def test_a_handle_shows_arguments_in_debug_mode_only() -> None:
     def log_in(password: str, *, name: str) -> None: ...
 
     with new_loop() as loop:
+        loop.set_debug(False)  # which it is not under python -X dev
         handle = loop.call_soon(log_in, "secret")
         partly = loop.call_soon(functools.partial(log_in, name="secret"))
         assert "log_in() at" in repr(handle)

@@ -837,3 +837,36 @@ async def test_a_generator_based_coroutine_runs() -> None:
         return await old()
 
     assert await asyncio.create_task(run()) == 3
+
+
+@on_noria
+async def test_a_cancelled_gather_whose_last_child_failed_ends_as_cancelled() -> None:
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise ValueError("instead")
+
+    gathered = asyncio.gather(stubborn(), return_exceptions=True)
+    await asyncio.sleep(0)
+    gathered.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gathered
+
+
+@on_noria
+async def test_a_cancellation_that_comes_back_to_its_task_is_a_recursion_error() -> None:
+    class Returns(noria.Future):  # type: ignore[type-arg]
+        def cancel(self, msg: object = None) -> bool:
+            return task.cancel(msg)
+
+    async def wait() -> None:
+        await future
+
+    future = Returns()
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    with pytest.raises(RecursionError):
+        task.cancel()
+    future.set_result(None)
+    await asyncio.wait([task])
