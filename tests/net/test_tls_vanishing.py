@@ -172,7 +172,8 @@ def test_clients_that_vanish_leave_nothing(
         assert set(open_descriptors()) == set(descriptors)
         grown = kinds_of_objects() - objects
         assert all(number < count // KINDS // 2 for number in grown.values()), grown
-        assert resident() - memory < 2_000_000 + 1000 * count  # a connection takes about 19,000
+        if "libasan" not in os.environ.get("LD_PRELOAD", ""):  # the sanitizer keeps what is freed for a while
+            assert resident() - memory < 2_000_000 + 1000 * count  # a connection takes about 19,000
         # In debug mode each handshake that failed is reported, as asyncio does.
         if loop_().get_debug():
             assert set(reported) == {"Error on transport creation for incoming connection"}

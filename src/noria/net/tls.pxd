@@ -74,6 +74,7 @@ cdef class TLSTransport(Layer):
     cdef int take_buffered(self) except -1
     cdef int outcome(self, Py_ssize_t how, object error) except -1
     cdef int control_reading(self) except -1
+    cdef Py_ssize_t undecrypted(self) except -1
     cdef Py_ssize_t seal(self, char* data, Py_ssize_t size) except -1
     cdef Py_ssize_t encrypt(self, char* data, Py_ssize_t size, Py_ssize_t after, Py_ssize_t* batch) except -1
     cdef int write_out(self, bint everything) except -1

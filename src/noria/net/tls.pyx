@@ -211,7 +211,7 @@ cdef class TLSTransport(Layer):
         self.secured = True
         if self.loop.debug:
             logger.debug("%r: SSL handshake took %.1f ms", self, (noria_monotonic() - self.began) * 1e3)
-        self.held = self.incoming.pending
+        self.held = self.undecrypted()
         self.ready = self.held > 0
         if self.told == NOTHING:
             self.told = MADE
@@ -387,7 +387,7 @@ cdef class TLSTransport(Layer):
                         break
                     got += how
                     full = got == room
-                    if not self.incoming.pending:
+                    if not self.undecrypted():
                         if not full:
                             self.held = 0
                         break
@@ -428,7 +428,7 @@ cdef class TLSTransport(Layer):
         cdef Py_buffer view
         cdef PyObject* result
         cdef Py_ssize_t got = 0, how = NOT_YET
-        cdef object number = self.incoming.pending
+        cdef object number = self.undecrypted()
         cdef bint full = False
         error = None
         if not self.call(GET_BUFFER, <PyObject*>number, &result):
@@ -452,7 +452,7 @@ cdef class TLSTransport(Layer):
                     break
                 got += how
                 full = got == view.len
-                if not full and not self.incoming.pending:
+                if not full and not self.undecrypted():
                     self.held = 0
                     break
             if how == FAILED:
@@ -490,9 +490,13 @@ cdef class TLSTransport(Layer):
             push(self.loop, self)
         return 0
 
+    cdef Py_ssize_t undecrypted(self) except -1:
+        # Bytes in the BIO. None of it is left once close(), which a callback may have called, let the session go.
+        return 0 if self.incoming is None else self.incoming.pending
+
     cdef int control_reading(self) except -1:
         # Let the kernel hold back the peer when much is waiting here.
-        cdef Py_ssize_t size = self.incoming.pending
+        cdef Py_ssize_t size = self.undecrypted()
         if size and size >= self.read_high and not self.below_paused:
             self.below_paused = True
             self.below.pause_reading()
@@ -537,7 +541,7 @@ cdef class TLSTransport(Layer):
 
     def get_read_buffer_size(self):
         """Encrypted bytes that came and are not delivered yet."""
-        return 0 if self.incoming is None else self.incoming.pending
+        return self.undecrypted()
 
     # Sending.
 
@@ -680,7 +684,7 @@ cdef class TLSTransport(Layer):
 
     cdef int settle(self) except -1:
         # Send what OpenSSL has to say for itself (handshakes, tickets, key updates, alerts), and what waited for that.
-        if self.outgoing.pending:
+        if self.outgoing is not None and self.outgoing.pending:
             self.below.carry(self.outgoing.read(), False)
         if self.backlog and not self.burst and self.below.unsent() == 0:
             self.write_out(False)
