@@ -39,6 +39,9 @@ cdef class Future(Ready):
     cdef object shown(self, object callback, object context)
 
 
+cdef object thrown(object kind, object value, object traceback)
+
+
 cdef extern from "Python.h":
     unsigned long Py_TPFLAGS_HEAPTYPE
     unsigned long PyType_GetFlags(PyTypeObject* type)

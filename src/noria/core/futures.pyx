@@ -24,8 +24,6 @@ from noria.core.capi cimport (
 from noria.core.handles cimport new_handle
 from noria.core.wheel cimport Ready, Wheel, push
 
-import builtins
-
 import asyncio.events
 import asyncio.exceptions
 import asyncio.futures
@@ -420,6 +418,27 @@ cdef class Future(Ready):
         return error
 
 
+cdef object thrown(object kind, object value, object traceback):
+    # The exception that a generator's throw() was given, in its one-argument form or in its three-argument one.
+    if value is not None or traceback is not None:
+        warnings.warn(
+            "the (type, exc, tb) signature of throw() is deprecated, use the single-arg signature instead.",
+            DeprecationWarning, stacklevel=1)
+    if traceback is not None and not isinstance(traceback, TracebackType):
+        raise TypeError("throw() third argument must be a traceback")
+    if isinstance(kind, BaseException):
+        if value is not None:
+            raise TypeError("instance exception may not have a separate value")
+        value = kind
+    elif value is None:
+        value = kind() if isinstance(kind, type) else kind
+    elif not isinstance(value, BaseException):
+        value = kind(value)
+    if not isinstance(value, BaseException):
+        raise TypeError(f"exceptions must be classes or instances deriving from BaseException, not {kind!r}")
+    return value if traceback is None else value.with_traceback(traceback)
+
+
 @cython.internal
 cdef class FutureIter:
     """What `future.__await__()` returns: for code that drives awaitables by hand."""
@@ -454,23 +473,7 @@ cdef class FutureIter:
     def throw(self, type, value=None, traceback=None, /):
         """Raise the exception; the future is let go."""
         self.future = None
-        if value is not None or traceback is not None:
-            warnings.warn(
-                "the (type, exc, tb) signature of throw() is deprecated, use the single-arg signature instead.",
-                DeprecationWarning, stacklevel=1)
-        if traceback is not None and not isinstance(traceback, TracebackType):
-            raise TypeError("throw() third argument must be a traceback")
-        if isinstance(type, BaseException):
-            if value is not None:
-                raise TypeError("instance exception may not have a separate value")
-            value = type
-        elif value is None:
-            value = type() if isinstance(type, builtins.type) else type
-        elif not isinstance(value, BaseException):
-            value = type(value)
-        if not isinstance(value, BaseException):
-            raise TypeError(f"exceptions must be classes or instances deriving from BaseException, not {type!r}")
-        raise value if traceback is None else value.with_traceback(traceback)
+        raise thrown(type, value, traceback)
 
     def close(self):
         """Let the future go."""

@@ -23,11 +23,9 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
 from noria.core.capi cimport PyErr_SetObject, noria_set_await, noria_stop_iteration
-from noria.core.futures cimport FINISHED, PENDING, Future
+from noria.core.futures cimport FINISHED, PENDING, Future, thrown
 
-import builtins
 import warnings
-from types import TracebackType
 
 import asyncio.events
 
@@ -143,30 +141,13 @@ cdef class Waiter(Future):
 
     def throw(self, type, value=None, traceback=None, /):
         """Raise the exception where the operation waits. Returns and raises as `send`."""
-        if value is not None or traceback is not None:
-            warnings.warn(
-                "the (type, exc, tb) signature of throw() is deprecated, use the single-arg signature instead.",
-                DeprecationWarning, stacklevel=1)
-        if traceback is not None and not isinstance(traceback, TracebackType):
-            raise TypeError("throw() third argument must be a traceback")
-        if isinstance(type, BaseException):
-            if value is not None:
-                raise TypeError("instance exception may not have a separate value")
-            value = type
-        elif value is None:
-            value = type() if isinstance(type, builtins.type) else type
-        elif not isinstance(value, BaseException):
-            value = type(value)
-        if not isinstance(value, BaseException):
-            raise TypeError(f"exceptions must be classes or instances deriving from BaseException, not {type!r}")
-        if traceback is not None:
-            value = value.with_traceback(traceback)
+        error = thrown(type, value, traceback)
         if self.stage == OVER:
             raise RuntimeError("cannot reuse already awaited coroutine")
         if self.stage == FRESH:
             self.stage = OVER
-            raise value
-        return self.give_up(value)
+            raise error
+        return self.give_up(error)
 
     def close(self):
         """Stop waiting; the operation is undone."""
