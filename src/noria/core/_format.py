@@ -13,16 +13,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-# From 3.13 on asyncio's formatter can leave the arguments out.
-_CAN_HIDE = "debug" in inspect.signature(format_helpers._format_callback_source).parameters
+# From 3.13 on asyncio's formatter can leave the arguments out; what it takes is asked of it, not of its stubs.
+_source: Callable[..., str] = format_helpers._format_callback_source
+_CAN_HIDE = "debug" in inspect.signature(_source).parameters
 
 
 def callback(func: Callable[..., object], args: tuple[Any, ...], debug: bool) -> str:
     """Describe a callback and where it is defined, in debug mode with its arguments."""
     if _CAN_HIDE:
-        return format_helpers._format_callback_source(func, args, debug=debug)
+        return _source(func, args, debug=debug)
     if debug:
-        return format_helpers._format_callback_source(func, args)
+        return _source(func, args)
     calls, called = "()", func
     while isinstance(called, functools.partial):
         calls, called = calls + "()", called.func
