@@ -23,4 +23,6 @@ cdef class Waiter(Future):
     cdef int rearm(self) except -1
     cdef object give_up(self, object error)
 
+cdef object done              # awaiting it gives None at once
+
 cdef object running_loop()

@@ -180,6 +180,31 @@ cdef class Waiter(Future):
         raise RuntimeError("coroutine ignored GeneratorExit")
 
 
+cdef class Done:
+    """What a call that has nothing left to wait for returns: a coroutine that gives None, as often as it is awaited."""
+
+    __name__ = __qualname__ = "done"
+    cr_running = False
+    cr_await = None
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def send(self, value, /):
+        """Raises StopIteration."""
+        raise StopIteration
+
+    def throw(self, type, value=None, traceback=None, /):
+        """Raise the exception."""
+        raise type if value is None else value
+
+    def close(self):
+        """Nothing to do."""
+
+
 # What `await` calls. Against the C API, so that results and cancellation travel without a frame or an entry in the
 # traceback.
 
@@ -224,4 +249,10 @@ cdef PyObject* go_on(PyObject* it) noexcept:
         return NULL
 
 
+cdef PyObject* nothing_more(PyObject* it) noexcept:
+    return NULL  # without an exception: StopIteration(None)
+
+
 noria_set_await(Waiter, itself, go_on)
+noria_set_await(Done, itself, nothing_more)
+done = Done.__new__(Done)
