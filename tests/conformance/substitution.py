@@ -18,6 +18,8 @@ import asyncio
 import asyncio.base_events
 import asyncio.events
 import asyncio.futures
+import asyncio.locks
+import asyncio.queues
 import asyncio.runners
 import asyncio.selector_events
 import asyncio.tasks
@@ -79,12 +81,19 @@ def cover_submodules(module: types.ModuleType) -> None:
         asyncio.base_events: {"BaseEventLoop": LoopByTurns, "Server": noria.Server},
         asyncio.events: {"Handle": noria.Handle, "TimerHandle": noria.TimerHandle},
         asyncio.futures: {"Future": noria.Future},
+        asyncio.locks: own_names("Lock", "Event", "Condition", "Semaphore", "BoundedSemaphore", "Barrier"),
+        asyncio.queues: own_names("Queue", "PriorityQueue", "LifoQueue", "QueueShutDown"),
         asyncio.tasks: {"Task": noria.Task},
         asyncio.runners: {"run": noria.run, "Runner": noria.Runner},
     }
     for name, value in list(vars(module).items()):
         if isinstance(value, types.ModuleType) and value in ours:
             setattr(module, name, Overlay(value, ours[value]))
+
+
+def own_names(*names: str) -> dict[str, object]:
+    """These names of noria's."""
+    return {name: getattr(noria, name) for name in names}
 
 
 class SeenThrough:

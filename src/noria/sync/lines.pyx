@@ -146,6 +146,10 @@ cdef class LoopBound:
     def _loop(self):
         return self.loop
 
+    @_loop.setter
+    def _loop(self, value):
+        self.loop = value
+
 
 cdef extern from *:
     """
