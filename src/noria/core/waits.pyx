@@ -22,7 +22,7 @@ Each answers with an Outcome. What they raise goes to whoever awaits. None of th
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
-from noria.core.capi cimport PyErr_SetObject, noria_set_await, noria_stop_iteration
+from noria.core.capi cimport PyErr_SetObject, PyObject_GC_UnTrack, noria_set_await, noria_stop_iteration
 from noria.core.futures cimport FINISHED, PENDING, Future
 
 import builtins
@@ -85,6 +85,21 @@ cdef class Waiter(Future):
         self.stage = WAITING
         self.blocking = True
         return self
+
+    cdef bint renew(self) noexcept:
+        # For the stock (pool.h): empty it for another life. False if it is not over, or if programs have been at it.
+        if self.stage != OVER or self.extra is not None:
+            return False
+        PyObject_GC_UnTrack(self)
+        self.stage = FRESH
+        self.value = None
+        if self.loop is not None:
+            self.state = PENDING
+            self.blocking = self.unseen = False
+            self.wheel = None
+            self.loop = self.error = self.error_tb = self.first = self.first_context = self.rest = None
+            self.message = self.cancelled_by = self.source_tb = None
+        return True
 
     # A coroutine to the program.
 

@@ -8,6 +8,8 @@ What can be done at once is done without suspending. Not thread-safe, as asyncio
 subclass it is the subclass, as usual. Where one overrides `acquire` or `release`, those are what is called.
 """
 
+from cpython.object cimport PyObject
+
 cimport cython
 
 from noria.core.futures cimport PENDING
@@ -71,7 +73,7 @@ cdef class Lock(LoopBound):
 
     def acquire(self):
         """Wait until it is free, and take it. Returns True. A coroutine."""
-        cdef Acquire wait = Acquire.__new__(Acquire)
+        cdef Acquire wait = <Acquire>acquires_new()
         wait.lock = self
         wait.value = True
         return wait
@@ -84,7 +86,7 @@ cdef class Lock(LoopBound):
         cdef Acquire wait
         if not self.plain:
             return acquire_of(self)
-        wait = Acquire.__new__(Acquire)
+        wait = <Acquire>acquires_new()
         wait.lock = self
         return wait
 
@@ -178,7 +180,7 @@ cdef class Event(LoopBound):
 
     def wait(self):
         """Wait until the flag is set. Returns True. A coroutine."""
-        cdef EventWait wait = EventWait.__new__(EventWait)
+        cdef EventWait wait = <EventWait>events_new()
         wait.event = self
         wait.answer = True
         return wait
@@ -258,7 +260,7 @@ cdef class Semaphore(LoopBound):
 
         Returns True. A coroutine.
         """
-        cdef Enter wait = Enter.__new__(Enter)
+        cdef Enter wait = <Enter>enters_new()
         wait.semaphore = self
         wait.value = True
         return wait
@@ -272,7 +274,7 @@ cdef class Semaphore(LoopBound):
         cdef Enter wait
         if not self.plain:
             return acquire_of(self)
-        wait = Enter.__new__(Enter)
+        wait = <Enter>enters_new()
         wait.semaphore = self
         return wait
 
@@ -600,17 +602,46 @@ mark_coroutine_functions(
 cdef extern from *:
     """
     #include "pool.h"
-    NORIA_POOL(acquires, 128)
-    NORIA_POOL(enters, 128)
-    NORIA_POOL(events, 128)
+    NORIA_STOCK(acquires, 128)
+    NORIA_STOCK(enters, 128)
+    NORIA_STOCK(events, 128)
     NORIA_POOL(waits, 128)
     """
-    void acquires_pool(object type)
-    void enters_pool(object type)
-    void events_pool(object type)
+    void acquires_stock(object type, int (*empty)(PyObject*) noexcept)
+    object acquires_new()
+    void enters_stock(object type, int (*empty)(PyObject*) noexcept)
+    object enters_new()
+    void events_stock(object type, int (*empty)(PyObject*) noexcept)
+    object events_new()
     void waits_pool(object type)
 
-acquires_pool(Acquire)
-enters_pool(Enter)
-events_pool(EventWait)
 waits_pool(Wait)
+
+cdef int renew_acquire(PyObject* o) noexcept:
+    cdef Acquire waiter = <Acquire>o
+    if not Parked.renew(waiter):
+        return 0
+    waiter.lock = None
+    return 1
+
+acquires_stock(Acquire, renew_acquire)
+
+
+cdef int renew_enter(PyObject* o) noexcept:
+    cdef Enter waiter = <Enter>o
+    if not Parked.renew(waiter):
+        return 0
+    waiter.semaphore = None
+    return 1
+
+enters_stock(Enter, renew_enter)
+
+
+cdef int renew_eventwait(PyObject* o) noexcept:
+    cdef EventWait waiter = <EventWait>o
+    if not Parked.renew(waiter):
+        return 0
+    waiter.event = None
+    return 1
+
+events_stock(EventWait, renew_eventwait)

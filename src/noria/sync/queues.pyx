@@ -11,6 +11,7 @@ private, and may change what they find: from then on it is a deque, as in asynci
 
 from collections import deque
 from cpython.list cimport PyList_GET_SIZE
+from cpython.object cimport PyObject
 from types import GenericAlias
 
 cimport cython
@@ -188,7 +189,7 @@ cdef class Queue(LoopBound):
 
         Raises QueueShutDown if the queue was shut down.
         """
-        cdef Put put = Put.__new__(Put)
+        cdef Put put = <Put>puts_new()
         put.queue = self
         put.item = item
         return put
@@ -202,7 +203,7 @@ cdef class Queue(LoopBound):
 
         Raises QueueShutDown if the queue was shut down and nothing is left.
         """
-        cdef Get get = Get.__new__(Get)
+        cdef Get get = <Get>gets_new()
         get.queue = self
         return get
 
@@ -465,11 +466,30 @@ mark_coroutine_functions(Queue.put, Queue.get, Queue.join)
 cdef extern from *:
     """
     #include "pool.h"
-    NORIA_POOL(puts, 128)
-    NORIA_POOL(gets, 128)
+    NORIA_STOCK(puts, 128)
+    NORIA_STOCK(gets, 128)
     """
-    void puts_pool(object type)
-    void gets_pool(object type)
+    void puts_stock(object type, int (*empty)(PyObject*) noexcept)
+    object puts_new()
+    void gets_stock(object type, int (*empty)(PyObject*) noexcept)
+    object gets_new()
 
-puts_pool(Put)
-gets_pool(Get)
+cdef int renew_put(PyObject* o) noexcept:
+    cdef Put waiter = <Put>o
+    if not Parked.renew(waiter):
+        return 0
+    waiter.queue = None
+    waiter.item = None
+    return 1
+
+puts_stock(Put, renew_put)
+
+
+cdef int renew_get(PyObject* o) noexcept:
+    cdef Get waiter = <Get>o
+    if not Parked.renew(waiter):
+        return 0
+    waiter.queue = None
+    return 1
+
+gets_stock(Get, renew_get)
