@@ -144,7 +144,7 @@ class World:
         except asyncio.CancelledError as error:
             self.log.append((self.turn, me, "cancelled", error.args))
             raise
-        except Exception as error:  # noqa: BLE001  recorded, to be compared
+        except Exception as error:
             self.log.append((self.turn, me, type(error).__name__, str(error)))
         else:
             self.log.append((self.turn, me, "got", got))
@@ -157,7 +157,7 @@ class World:
     def act(self, what: int, i: int, n: int) -> None:
         try:
             got = self.ACTIONS[what](self, i, n)
-        except Exception as error:  # noqa: BLE001  recorded, to be compared
+        except Exception as error:
             got = type(error).__name__, str(error)
         self.log.append((self.turn, "act", got))
 
@@ -254,7 +254,9 @@ class Machine(RuleBasedStateMachine):
             assert world.log == self.worlds[0].log
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="noria does as CPython 3.13 does, whose classes are needed here")
+@pytest.mark.skipif(
+    sys.version_info < (3, 13), reason="noria does as CPython 3.13 does, whose classes are needed here"
+)
 def test_noria_does_what_asyncio_does_whatever_is_tried() -> None:
     from hypothesis.stateful import run_state_machine_as_test
 

@@ -83,6 +83,8 @@
             } \
             Py_SET_REFCNT(o, 0); \
         } \
+        /* Cython's deallocator leaves this out when it is not its type's own */ \
+        if (Py_TYPE(o) == NAME##_type && !PyObject_GC_IsFinalized(o) && PyObject_CallFinalizerFromDealloc(o) < 0) return; \
         NAME##_plain(o); \
     } \
     static void NAME##_stock(PyObject *type, int (*empty)(PyObject *)) { \

@@ -1,8 +1,11 @@
 import asyncio
+from typing import final
 
 from noria.core.waits import Waiter
 
 class Parked(Waiter): ...
+
+@final
 class Line: ...
 
 class LoopBound:

@@ -1,7 +1,7 @@
 """Lock, Event, Semaphore, BoundedSemaphore and Condition.
 
-They promise what asyncio's of CPython 3.13 do, on every interpreter and on any loop: who is woken, in which order and in
-which turn of the loop; that a wake-up which comes too late for a cancelled waiter goes on to the next one.
+They promise what asyncio's of CPython 3.13 do, on every interpreter and on any loop: who is woken, in which order and
+in which turn of the loop; that a wake-up which comes too late for a cancelled waiter goes on to the next one.
 What can be done at once is done without suspending. Not thread-safe, as asyncio's.
 
 `isinstance(lock, asyncio.Lock)` holds by `__class__`, since programs check what they are given. In a program's own
@@ -12,7 +12,6 @@ from cpython.object cimport PyObject
 
 cimport cython
 
-from noria.core.futures cimport PENDING
 from noria.core.waits cimport DONE, RAISE, WAIT, done
 from noria.sync.lines cimport Line, LoopBound, Parked, inherits, shown_as
 
@@ -422,7 +421,7 @@ cdef class Condition(LoopBound):
         cdef Wait wait
         if self.native is None:
             return wait_for_notice(self)
-        wait = Wait.__new__(Wait)
+        wait = <Wait>waits_new()
         wait.condition = self
         return wait
 
@@ -431,7 +430,7 @@ cdef class Condition(LoopBound):
         cdef Wait wait
         if self.native is None:
             return wait_for_truth(self, predicate)
-        wait = Wait.__new__(Wait)
+        wait = <Wait>waits_new()
         wait.condition = self
         wait.predicate = predicate
         wait.asks = True
@@ -605,7 +604,7 @@ cdef extern from *:
     NORIA_STOCK(acquires, 128)
     NORIA_STOCK(enters, 128)
     NORIA_STOCK(events, 128)
-    NORIA_POOL(waits, 128)
+    NORIA_STOCK(waits, 128)
     """
     void acquires_stock(object type, int (*empty)(PyObject*) noexcept)
     object acquires_new()
@@ -613,9 +612,9 @@ cdef extern from *:
     object enters_new()
     void events_stock(object type, int (*empty)(PyObject*) noexcept)
     object events_new()
-    void waits_pool(object type)
+    void waits_stock(object type, int (*empty)(PyObject*) noexcept)
+    object waits_new()
 
-waits_pool(Wait)
 
 cdef int renew_acquire(PyObject* o) noexcept:
     cdef Acquire waiter = <Acquire>o
@@ -645,3 +644,15 @@ cdef int renew_eventwait(PyObject* o) noexcept:
     return 1
 
 events_stock(EventWait, renew_eventwait)
+
+
+cdef int renew_wait(PyObject* o) noexcept:
+    cdef Wait waiter = <Wait>o
+    if not Parked.renew(waiter):
+        return 0
+    waiter.condition = None
+    waiter.predicate = waiter.failure = None
+    waiter.asks = waiter.returning = False
+    return 1
+
+waits_stock(Wait, renew_wait)
