@@ -22,6 +22,20 @@ from noria.core.timers import TimerHandle as TimerHandle
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop
 from noria.net.server import Server as Server
 from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
+from noria.sync.barriers import Barrier as Barrier
+from noria.sync.locks import (
+    BoundedSemaphore as BoundedSemaphore,
+    Condition as Condition,
+    Event as Event,
+    Lock as Lock,
+    Semaphore as Semaphore,
+)
+from noria.sync.queues import (
+    LifoQueue as LifoQueue,
+    PriorityQueue as PriorityQueue,
+    Queue as Queue,
+    QueueShutDown as QueueShutDown,
+)
 from noria.sync.sleeping import sleep as sleep
 
 __version__ = "0.1.0"
@@ -31,6 +45,7 @@ __all__ = sorted(
         *_asyncio_all,
         "EventLoopPolicy",
         "Loop",
+        "QueueShutDown",  # 3.13's
         "Server",
         "TaskGroup",  # the list of 3.11 forgets it
         "create_eager_task_factory",

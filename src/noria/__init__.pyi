@@ -9,32 +9,23 @@ from asyncio import (
     AbstractEventLoop as AbstractEventLoop,
     AbstractEventLoopPolicy as AbstractEventLoopPolicy,
     AbstractServer as AbstractServer,
-    Barrier as Barrier,
     BaseEventLoop as BaseEventLoop,
     BaseProtocol as BaseProtocol,
     BaseTransport as BaseTransport,
-    BoundedSemaphore as BoundedSemaphore,
     BrokenBarrierError as BrokenBarrierError,
     BufferedProtocol as BufferedProtocol,
     CancelledError as CancelledError,
-    Condition as Condition,
     DatagramProtocol as DatagramProtocol,
     DatagramTransport as DatagramTransport,
     DefaultEventLoopPolicy as DefaultEventLoopPolicy,
-    Event as Event,
     IncompleteReadError as IncompleteReadError,
     InvalidStateError as InvalidStateError,
-    LifoQueue as LifoQueue,
     LimitOverrunError as LimitOverrunError,
-    Lock as Lock,
-    PriorityQueue as PriorityQueue,
     Protocol as Protocol,
-    Queue as Queue,
     QueueEmpty as QueueEmpty,
     QueueFull as QueueFull,
     ReadTransport as ReadTransport,
     SelectorEventLoop as SelectorEventLoop,
-    Semaphore as Semaphore,
     SendfileNotAvailableError as SendfileNotAvailableError,
     StreamReader as StreamReader,
     StreamReaderProtocol as StreamReaderProtocol,
@@ -94,9 +85,23 @@ from noria.core.timers import TimerHandle as TimerHandle
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop
 from noria.net.server import Server as Server
 from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
+from noria.sync.barriers import Barrier as Barrier
+from noria.sync.locks import (
+    BoundedSemaphore as BoundedSemaphore,
+    Condition as Condition,
+    Event as Event,
+    Lock as Lock,
+    Semaphore as Semaphore,
+)
+from noria.sync.queues import (
+    LifoQueue as LifoQueue,
+    PriorityQueue as PriorityQueue,
+    Queue as Queue,
+    QueueShutDown as QueueShutDown,
+)
 
 if sys.version_info >= (3, 13):
-    from asyncio import EventLoop as EventLoop, QueueShutDown as QueueShutDown
+    from asyncio import EventLoop as EventLoop
 if sys.version_info < (3, 14):
     from asyncio import (
         AbstractChildWatcher as AbstractChildWatcher,

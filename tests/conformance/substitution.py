@@ -18,6 +18,8 @@ import asyncio
 import asyncio.base_events
 import asyncio.events
 import asyncio.futures
+import asyncio.locks
+import asyncio.queues
 import asyncio.runners
 import asyncio.selector_events
 import asyncio.tasks

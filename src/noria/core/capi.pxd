@@ -34,6 +34,7 @@ cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char* where) except 1  # what it returns on each of 3.11 to 3.13
     void Py_LeaveRecursiveCall()
     unsigned long PyThread_get_thread_ident()
+    void PyObject_GC_UnTrack(object o)
 
 cdef extern from "Python.h":
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET

@@ -22,5 +22,8 @@ cdef class Waiter(Future):
     cdef int arm(self, object loop) except -1
     cdef int rearm(self) except -1
     cdef object give_up(self, object error)
+    cdef bint renew(self) noexcept
+
+cdef object done              # awaiting it gives None at once
 
 cdef object running_loop()

@@ -22,7 +22,7 @@ Each answers with an Outcome. What they raise goes to whoever awaits. None of th
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
-from noria.core.capi cimport PyErr_SetObject, noria_set_await, noria_stop_iteration
+from noria.core.capi cimport PyErr_SetObject, PyObject_GC_UnTrack, noria_set_await, noria_stop_iteration
 from noria.core.futures cimport FINISHED, PENDING, Future, thrown
 
 import warnings
@@ -83,6 +83,21 @@ cdef class Waiter(Future):
         self.stage = WAITING
         self.blocking = True
         return self
+
+    cdef bint renew(self) noexcept:
+        # For the stock (pool.h): empty it for another life. False if it is not over, or if programs have been at it.
+        if self.stage != OVER or self.extra is not None:
+            return False
+        PyObject_GC_UnTrack(self)
+        self.stage = FRESH
+        self.value = None
+        if self.loop is not None:
+            self.state = PENDING
+            self.blocking = self.unseen = False
+            self.wheel = None
+            self.loop = self.error = self.error_tb = self.first = self.first_context = self.rest = None
+            self.message = self.cancelled_by = self.source_tb = None
+        return True
 
     # A coroutine to the program.
 
@@ -161,6 +176,31 @@ cdef class Waiter(Future):
         raise RuntimeError("coroutine ignored GeneratorExit")
 
 
+cdef class Done:
+    """What a call that has nothing left to wait for returns: a coroutine that gives None, as often as it is awaited."""
+
+    __name__ = __qualname__ = "done"
+    cr_running = False
+    cr_await = None
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def send(self, value, /):
+        """Raises StopIteration."""
+        raise StopIteration
+
+    def throw(self, type, value=None, traceback=None, /):
+        """Raise the exception."""
+        raise thrown(type, value, traceback)
+
+    def close(self):
+        """Nothing to do."""
+
+
 # What `await` calls. Against the C API, so that results and cancellation travel without a frame or an entry in the
 # traceback.
 
@@ -205,4 +245,10 @@ cdef PyObject* go_on(PyObject* it) noexcept:
         return NULL
 
 
+cdef PyObject* nothing_more(PyObject* it) noexcept:
+    return NULL  # without an exception: StopIteration(None)
+
+
 noria_set_await(Waiter, itself, go_on)
+noria_set_await(Done, itself, nothing_more)
+done = Done.__new__(Done)

@@ -1,0 +1,222 @@
+"""Lines of tasks that wait for a lock, an event, an item: what all such things have in common.
+
+A `Parked` is a Waiter that stands in a `Line`. Joining, leaving from anywhere and waking the next one take the same
+short time however long the line is. The line owns who stands in it: as with asyncio's, a task that waits for a lock
+is kept alive by the lock.
+
+As in asyncio a waiter that was woken, or cancelled, keeps its place until its task has run and leaves by itself; only
+queues take out whom they wake. Which of the two, and what it means to be woken, is for the users of lines to say.
+
+`LoopBound` is what a primitive knows of its loop: it belongs to the one on which a task first had to wait.
+"""
+
+from collections import deque
+from cpython.object cimport Py_TYPE, PyObject, PyTypeObject, inquiry, traverseproc, visitproc
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
+cimport cython
+
+from noria.core.futures cimport CANCELLED, FINISHED, PENDING, Py_TPFLAGS_HEAPTYPE, PyType_GetFlags
+from noria.core.waits cimport Waiter, running_loop
+from noria.core.wheel cimport Link
+
+
+cdef class Parked(Waiter):
+    """A waiter that stands in a line."""
+
+    cdef int park(self, LoopBound owner, Line line) except -1:
+        # Wait at the end of the line. Raises RuntimeError if the owner belongs to another loop.
+        loop = owner.bind()
+        if self.loop is None:
+            self.arm(loop)
+        else:
+            self.rearm()
+        return line.join(self)
+
+    cdef bint leave(self) except -1:
+        # Out of the line, if still there. Says whether it had been woken, so that a wake-up that is not used
+        # can be passed on.
+        if self.line is not None:
+            self.line.drop(self)
+        return self.state == FINISHED and self.error is None
+
+
+@cython.final
+cdef class Line:
+    """Who waits, in the order they came."""
+
+    def __cinit__(self):
+        self.anchor.before = self.anchor.after = self.next = &self.anchor
+
+    def __dealloc__(self):
+        disband(self)
+
+    cdef int join(self, Parked waiter) noexcept:
+        cdef Link* place = &waiter.place
+        place.owner = <PyObject*>waiter
+        place.after = &self.anchor
+        place.before = self.anchor.before
+        place.before.after = self.anchor.before = place
+        if self.next == &self.anchor:
+            self.next = place
+        self.count += 1
+        waiter.line = self
+        Py_INCREF(waiter)
+        return 0
+
+    cdef int drop(self, Parked waiter) except -1:
+        cdef Link* place = &waiter.place
+        if self.next == place:
+            self.next = place.after
+        place.before.after = place.after
+        place.after.before = place.before
+        self.count -= 1
+        waiter.line = None
+        Py_DECREF(waiter)
+        return 0
+
+    cdef bint wake_next(self) except -1:
+        # Wake the first who still sleeps; False if nobody does.
+        cdef Link* link = self.next
+        cdef Parked waiter
+        while link != &self.anchor:
+            waiter = <Parked>link.owner
+            link = self.next = link.after
+            if waiter.state == PENDING:
+                wake(waiter)
+                return True
+        return False
+
+    cdef int wake_first(self) except -1:
+        # Wake the first in the line, unless that has happened: then it will see to the rest.
+        cdef Parked waiter
+        if self.count:
+            waiter = <Parked>self.anchor.after.owner
+            if waiter.state == PENDING:
+                wake(waiter)
+        return 0
+
+    cdef bint wake_and_drop(self) except -1:
+        # Take out everybody up to and including the first who still sleeps, and wake that one.
+        cdef Parked waiter
+        while self.count:
+            waiter = <Parked>self.anchor.after.owner
+            self.drop(waiter)
+            if waiter.state == PENDING:
+                wake(waiter)
+                return True
+        return False
+
+    cdef bint all_cancelled(self) noexcept:
+        cdef Link* link = self.anchor.after
+        while link != &self.anchor:
+            if (<Parked>link.owner).state != CANCELLED:
+                return False
+            link = link.after
+        return True
+
+    cdef object members(self):
+        cdef Link* link = self.anchor.after
+        found = deque()
+        while link != &self.anchor:
+            found.append(<object>link.owner)
+            link = link.after
+        return found
+
+
+cdef class LoopBound:
+    """Base of the primitives. Not for use from Python."""
+
+    def __cinit__(self):
+        # Made when a program sets an attribute; methods are found faster on objects without one.
+        forget_dict(self)
+
+    cdef object bind(self):
+        running = running_loop()
+        if running is not self.loop:
+            if self.loop is not None:
+                raise RuntimeError(f"{self!r} is bound to a different event loop")
+            self.loop = running
+        return running
+
+    def _get_loop(self):
+        return self.bind()
+
+    @property
+    def _loop(self):
+        return self.loop
+
+    @_loop.setter
+    def _loop(self, value):
+        self.loop = value
+
+
+cdef extern from *:
+    """
+    static void forget_dict(PyObject *self) {
+        PyObject **dict = (PyObject **)((char *)self + Py_TYPE(self)->tp_dictoffset);
+        Py_CLEAR(*dict);
+    }
+    """
+    void forget_dict(object self)
+
+
+# The collector must see whom a line owns: a task that waits for a lock which it alone refers to is a cycle.
+
+cdef void disband(Line line) noexcept:
+    cdef PyObject* owner
+    cdef Parked waiter
+    while line.count:
+        owner = line.anchor.after.owner
+        waiter = <Parked>owner
+        line.anchor.after = waiter.place.after
+        waiter.place.after.before = &line.anchor
+        line.next = line.anchor.after
+        line.count -= 1
+        waiter.line = None
+        Py_DECREF(waiter)
+
+
+cdef traverseproc plain_traverse = (<PyTypeObject*>Line).tp_traverse
+cdef inquiry plain_clear = (<PyTypeObject*>Line).tp_clear
+
+
+cdef int traverse(PyObject* self, visitproc visit, void* arg) noexcept:
+    cdef Line line = <Line>self
+    cdef Link* link = line.anchor.after
+    cdef int stop
+    while link != NULL and link != &line.anchor:
+        stop = visit(link.owner, arg)
+        if stop:
+            return stop
+        link = link.after
+    return plain_traverse(self, visit, arg) if plain_traverse != NULL else 0
+
+
+cdef int clear(PyObject* self) noexcept:
+    disband(<Line>self)
+    return plain_clear(<object>self) if plain_clear != NULL else 0
+
+
+(<PyTypeObject*>Line).tp_traverse = <traverseproc>traverse
+(<PyTypeObject*>Line).tp_clear = <inquiry>clear
+
+
+cdef bint inherits(object self, tuple names) except -1:
+    # Whether these methods are noria's, not a program's own.
+    cdef PyTypeObject* compiled = Py_TYPE(self)
+    if not PyType_GetFlags(compiled) & Py_TPFLAGS_HEAPTYPE:
+        return True
+    while PyType_GetFlags(compiled) & Py_TPFLAGS_HEAPTYPE:
+        compiled = compiled.tp_base
+    for name in names:
+        if getattr(type(self), name) is not getattr(<object>compiled, name):
+            return False
+    return True
+
+
+cdef object shown_as(object self, object standard):
+    # The value of `__class__`: asyncio's class, for programs that ask by isinstance; a program's own class is itself.
+    if PyType_GetFlags(Py_TYPE(self)) & Py_TPFLAGS_HEAPTYPE:
+        return type(self)
+    return standard
