@@ -22,7 +22,27 @@ from noria.core.timers import TimerHandle as TimerHandle
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop
 from noria.net.server import Server as Server
 from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
+from noria.sync.gathering import gather as gather, shield as shield
 from noria.sync.sleeping import sleep as sleep
+from noria.sync.taskgroups import TaskGroup as TaskGroup
+from noria.sync.tasks import (
+    create_task as create_task,
+    current_task as current_task,
+    ensure_future as ensure_future,
+    isfuture as isfuture,
+)
+from noria.sync.threads import (
+    run_coroutine_threadsafe as run_coroutine_threadsafe,
+    to_thread as to_thread,
+    wrap_future as wrap_future,
+)
+from noria.sync.timeouts import (
+    Timeout as Timeout,
+    timeout as timeout,
+    timeout_at as timeout_at,
+    wait_for as wait_for,
+)
+from noria.sync.waiting import as_completed as as_completed, wait as wait
 
 __version__ = "0.1.0"
 

@@ -15,7 +15,8 @@ cdef class Future(Ready):
     cdef object error_tb         # its traceback as it was then
     cdef object first            # first callback, or the first task waiting if first_context is None
     cdef object first_context
-    cdef list rest               # the others: (callback, context); context None marks a waiting task
+    cdef list rest               # the others: (callback, context); context None marks a waiting task, WATCHES a
+                                 # compiled object that is told
     cdef object message          # of cancel()
     cdef object cancelled_by     # the CancelledError that ended a task
     cdef object source_tb
@@ -29,6 +30,8 @@ cdef class Future(Ready):
     cdef int check_alive(self) except -1
     cdef int wait_by(self, Ready task) except -1
     cdef int on_done(self, object callback, object context) except -1
+    cdef int watch(self, Ready watcher) except -1
+    cdef int unwatch(self, Ready watcher) except -1
     cdef int finish(self) except -1
     cdef int wake(self, object callback, object context) except -1
     cdef int resolve(self, object value) except -1

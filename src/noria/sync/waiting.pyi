@@ -1,0 +1,23 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator
+from typing import Any, Protocol, TypeVar, overload
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+_FT = TypeVar("_FT", bound=asyncio.Future[Any])
+
+class _Completed(Protocol[_T_co]):
+    def __iter__(self) -> Iterator[Coroutine[Any, Any, _T_co]]: ...
+    def __next__(self) -> Coroutine[Any, Any, _T_co]: ...
+    def __aiter__(self) -> AsyncIterator[asyncio.Future[_T_co]]: ...
+    def __anext__(self) -> Coroutine[Any, Any, asyncio.Future[_T_co]]: ...
+
+@overload
+def wait(
+    fs: Iterable[_FT], *, timeout: float | None = None, return_when: str = "ALL_COMPLETED"
+) -> Coroutine[Any, Any, tuple[set[_FT], set[_FT]]]: ...
+@overload
+def wait(
+    fs: Iterable[asyncio.Task[_T]], *, timeout: float | None = None, return_when: str = "ALL_COMPLETED"
+) -> Coroutine[Any, Any, tuple[set[asyncio.Task[_T]], set[asyncio.Task[_T]]]]: ...
+def as_completed(fs: Iterable[Awaitable[_T]], *, timeout: float | None = None) -> _Completed[_T]: ...
