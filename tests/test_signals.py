@@ -1,8 +1,10 @@
 """Signals: handlers run as callbacks of the loop, Ctrl-C ends noria.run as asyncio.run, and the wake-up descriptor is given back."""
 
 import asyncio
+import contextvars
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 import noria
-from core.running import DEADLINE, new_loop, on_noria, python, turns, until
+from core.running import DEADLINE, new_loop, on_noria, python, reports, turns, until
 
 
 @pytest.fixture(autouse=True)
@@ -125,8 +127,6 @@ def test_outside_the_main_thread_handlers_are_refused() -> None:
 
 
 def test_a_wakeup_descriptor_set_by_the_program_is_put_back_after_each_run() -> None:
-    import socket
-
     near, far = socket.socketpair()
     near.setblocking(False)
     far.setblocking(False)
@@ -314,3 +314,231 @@ noria.run(main())
 """
     done = python(program)
     assert done.stdout == "0\n", done.stderr
+
+
+def test_handlers_and_ctrl_c_of_the_parent_do_not_bind_a_forked_child() -> None:
+    # The loop they would run in is the parent's: the child could be neither terminated nor interrupted.
+    program = """
+import asyncio, noria, os, signal
+
+def outcome(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def forked(child):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child()
+        except KeyboardInterrupt:
+            os._exit(50)
+        finally:
+            os._exit(60)
+    return outcome(pid)
+
+async def sleep():
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        os._exit(70)
+
+def interrupted_run():
+    async def main():
+        os.kill(os.getpid(), signal.SIGINT)
+        await sleep()
+    noria.run(main())
+
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, print, "never")
+    print(forked(lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    print(forked(lambda: os.kill(os.getpid(), signal.SIGINT)))
+    print(forked(interrupted_run))
+    seen = []
+    loop.add_signal_handler(signal.SIGTERM, seen.append, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0.01)
+    print(seen)
+
+noria.run(main())
+"""
+    done = python(program)
+    assert done.stdout == f"{-signal.SIGTERM}\n50\n70\n[1]\n", done.stderr
+    assert done.returncode == 0
+
+
+def test_what_the_program_sets_as_wakeup_descriptor_during_a_run_stays() -> None:
+    near, far = socket.socketpair()
+    far.setblocking(False)
+    before = signal.set_wakeup_fd(-1)
+
+    async def main() -> None:
+        signal.set_wakeup_fd(far.fileno())
+
+    with near, far:
+        try:
+            noria.run(main())
+            assert signal.set_wakeup_fd(-1) == far.fileno()
+        finally:
+            signal.set_wakeup_fd(before)
+
+
+def test_a_wakeup_descriptor_that_was_closed_during_a_run_is_no_error() -> None:
+    near, far = socket.socketpair()
+    far.setblocking(False)
+    before = signal.set_wakeup_fd(far.fileno())
+
+    async def main() -> int:
+        far.close()
+        return 7
+
+    with near:
+        try:
+            assert noria.run(main()) == 7
+            assert signal.set_wakeup_fd(-1) == -1
+        finally:
+            signal.set_wakeup_fd(before)
+
+
+def test_a_handler_of_a_loop_in_another_thread_runs_there() -> None:
+    ready, stop = threading.Event(), threading.Event()
+    loop = noria.new_event_loop()
+    ran_in: list[int] = []
+
+    async def main() -> None:
+        loop.call_soon(ready.set)
+        while not ran_in:
+            await asyncio.sleep(0.001)
+        stop.set()
+
+    def handler() -> None:
+        ran_in.append(threading.get_ident())
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
+    thread.start()
+    assert ready.wait(DEADLINE)
+    loop.add_signal_handler(signal.SIGUSR1, handler)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert stop.wait(DEADLINE)
+    thread.join()
+    assert ran_in == [thread.ident]
+    loop.close()
+
+
+def test_loops_in_other_threads_neither_take_nor_lose_the_main_threads_signals() -> None:
+    done = threading.Event()
+
+    async def busy() -> None:
+        while not done.is_set():
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(50):
+            came: asyncio.Future[None] = loop.create_future()
+            loop.add_signal_handler(signal.SIGUSR1, came.set_result, None)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await came
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    threads = [threading.Thread(target=lambda: noria.run(busy())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        noria.run(asyncio.wait_for(main(), DEADLINE))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+@on_noria
+async def test_an_error_in_a_handler_is_reported_and_the_loop_goes_on() -> None:
+    loop = asyncio.get_running_loop()
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with reports() as seen:
+        loop.add_signal_handler(signal.SIGUSR1, fail)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await until(lambda: seen)
+    assert isinstance(seen[0]["exception"], ZeroDivisionError)
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@on_noria
+async def test_a_handler_runs_in_the_context_it_was_added_in() -> None:
+    loop = asyncio.get_running_loop()
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    seen: list[str] = []
+    token = variable.set("added")
+    loop.add_signal_handler(signal.SIGUSR1, lambda: seen.append(variable.get()))
+    variable.reset(token)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await until(lambda: seen)
+    assert seen == ["added"]
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def test_a_signal_between_two_runs_is_handled_in_the_next() -> None:
+    seen: list[int] = []
+    with new_loop() as loop:
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, 1)
+        loop.run_until_complete(asyncio.sleep(0))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert seen == []
+        loop.run_until_complete(asyncio.sleep(0))
+        assert seen == [1]
+
+
+def test_noria_and_asyncio_mean_the_same_by_ctrl_c() -> None:
+    program = """
+import asyncio, noria, os, signal, sys
+run = getattr(sys.modules[sys.argv[1]], "run")
+async def cleanup():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+    except asyncio.CancelledError as error:
+        print("main cancelled", error.args)
+        raise
+    finally:
+        print("cleaned up")
+async def other():
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print("other ended")
+async def caught():
+    task = asyncio.create_task(other())
+    await asyncio.sleep(0)
+    try:
+        await cleanup()
+    except asyncio.CancelledError:
+        asyncio.current_task().uncancel()
+    return "kept"
+async def failing():
+    try:
+        await cleanup()
+    except asyncio.CancelledError:
+        raise ValueError("instead")
+for main in (cleanup, caught, failing):
+    try:
+        print(run(main()))
+    except BaseException as error:
+        print(repr(error))
+    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    outcomes = [
+        subprocess.run(
+            [sys.executable, "-c", program, module],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        for module in ("asyncio", "noria")
+    ]
+    assert outcomes[0].stdout == outcomes[1].stdout
+    assert "KeyboardInterrupt()" in outcomes[1].stdout
+    assert [outcome.returncode for outcome in outcomes] == [0, 0], outcomes[1].stderr

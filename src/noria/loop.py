@@ -11,7 +11,8 @@ from noria.core.house import Housekeeping
 from noria.core.loop import CoreLoop
 from noria.io.epoll import EpollDriver
 from noria.net.connect import Connecting
-from noria.net.standins import StandIns, Watched
+from noria.net.endpoints import Endpoints
+from noria.process import Children
 from noria.signals import Signals
 
 _T = TypeVar("_T")
@@ -19,12 +20,25 @@ _T = TypeVar("_T")
 DRIVERS = {"epoll": EpollDriver}
 
 
-class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
+class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
     """noria's event loop, an asyncio.AbstractEventLoop.
 
     driver: "epoll", or None to take the environment variable NORIA_DRIVER or else the default. Raises ValueError for
     a driver there is not.
     """
+
+    # Kept out of the instance's dict, which stays unmade until a program sets an attribute of its own: the interpreter
+    # then finds the loop's methods without looking into a dict first (LOAD_ATTR specialised), in each `loop.call_soon`.
+    __slots__ = (
+        "_asyncgens",
+        "_asyncgens_shut",
+        "_default_executor",
+        "_driver",
+        "_exception_handler",
+        "_executor_shut",
+        "_outer_wakeup",
+        "_signal_handlers",
+    )
 
     def __init__(self, driver: str | None = None) -> None:
         name = driver or os.environ.get("NORIA_DRIVER") or "epoll"
@@ -35,7 +49,6 @@ class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
         self._furnish_signals()
         super().__init__(self._driver)
         self._driver.bind(self, self._signals_arrived)
-        self._selector = Watched(self)
 
     def run_forever(self) -> None:
         """Run until stop() is called. See CoreLoop.run_forever."""
@@ -64,9 +77,7 @@ class Loop(CoreLoop, Connecting, StandIns, Signals, Housekeeping):
         if self.is_closed():
             return
         self._drop_signal_handlers()
-        self._close_children()
         self._close_core()
-        self._selector = None
         self._close_executor()
 
     # nest_asyncio looks for this before it replaces a loop's methods: runs nest here without its help.

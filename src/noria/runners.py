@@ -8,9 +8,10 @@ the other waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import enum
-import functools
+import os
 import signal
 import threading
 from asyncio import events, exceptions
@@ -106,7 +107,8 @@ class Runner:
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         )
-        handler = functools.partial(self._on_sigint, main_task=task)
+
+        handler = _Interrupt(self, task)
         if hooked:
             try:
                 signal.signal(signal.SIGINT, handler)
@@ -148,6 +150,32 @@ class Runner:
             self._loop.call_soon_threadsafe(lambda: None)  # wake it if it waits in the kernel
             return
         raise KeyboardInterrupt
+
+
+class _Interrupt:
+    """A runner's handler of SIGINT.
+
+    Not a partial: `signal` of some interpreters takes the repr of a handler, which would go on to that of the task and
+    of its result.
+    """
+
+    def __init__(self, runner: Runner, task: asyncio.Task[Any]) -> None:
+        self._runner = runner
+        self._task = task
+
+    def __call__(self, signum: int, frame: object) -> None:
+        self._runner._on_sigint(signum, frame, self._task)
+
+
+def _default_interrupt() -> None:
+    # In a forked child: the main task that Ctrl-C would cancel is the parent's.
+    if isinstance(signal.getsignal(signal.SIGINT), _Interrupt):
+        # ValueError: an embedded interpreter whose main thread is not the process's
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+os.register_at_fork(after_in_child=_default_interrupt)
 
 
 def run(

@@ -1,7 +1,11 @@
 """Signals: add_signal_handler and remove_signal_handler, and the wake-up descriptor while the loop runs.
 
 While it runs in the main thread the loop has its pipe set as Python's wake-up descriptor (signal.set_wakeup_fd), so
-that a signal that arrives just before the kernel is asked cannot be slept through. What was set before is put back.
+that a signal that arrives just before the kernel is asked cannot be slept through. What was set before is put back,
+unless the program set something else meanwhile.
+
+A forked child does not run its parent's handlers, for want of the loop they ran in: its signals do by default what
+they do without handlers, so that it can be interrupted and terminated.
 """
 
 from __future__ import annotations
@@ -11,10 +15,14 @@ import contextlib
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from noria.core.handles import Handle
+
+# The loops that have handlers, for a forked child to find.
+_with_handlers: weakref.WeakSet[Signals] = weakref.WeakSet()
 
 
 class Signals(asyncio.AbstractEventLoop):
@@ -30,12 +38,20 @@ class Signals(asyncio.AbstractEventLoop):
 
     def _hold_wakeup(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._outer_wakeup = signal.set_wakeup_fd(self._driver.wakeup_fd, warn_on_full_buffer=False)
+            with contextlib.suppress(ValueError):  # the main thread of another interpreter than the main one
+                self._outer_wakeup = signal.set_wakeup_fd(self._driver.wakeup_fd, warn_on_full_buffer=False)
 
     def _release_wakeup(self) -> None:
-        if self._outer_wakeup is not None:
-            signal.set_wakeup_fd(self._outer_wakeup)
-            self._outer_wakeup = None
+        outer, self._outer_wakeup = self._outer_wakeup, None
+        ours = self._driver.wakeup_fd
+        if outer is None or ours < 0:  # not held, or no more since this is a forked child
+            return
+        try:
+            found = signal.set_wakeup_fd(outer)
+        except (ValueError, OSError):  # it was closed meanwhile
+            outer, found = -1, signal.set_wakeup_fd(-1)
+        if found not in (ours, outer, -1):
+            signal.set_wakeup_fd(found)  # what the program set while we ran
 
     def _signals_arrived(self, numbers: bytes) -> None:
         # The driver read these from the pipe; their Python handlers have run. Another loop in this thread, which
@@ -46,7 +62,11 @@ class Signals(asyncio.AbstractEventLoop):
 
     def _on_signal(self, signum: int, frame: object) -> None:
         handle = self._signal_handlers.get(signum)
-        if handle is not None and not self.is_closed():
+        if handle is None or self.is_closed():
+            return
+        if handle.cancelled():
+            self.remove_signal_handler(signum)
+        else:
             self.call_soon_threadsafe(handle._run)
 
     def add_signal_handler(  # type: ignore[override]
@@ -72,6 +92,7 @@ class Signals(asyncio.AbstractEventLoop):
                 raise RuntimeError(f"sig {sig} cannot be caught") from None
             raise
         self._signal_handlers[sig] = handle
+        _with_handlers.add(self)
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Undo add_signal_handler(); returns whether there was one."""
@@ -96,3 +117,15 @@ class Signals(asyncio.AbstractEventLoop):
     def _drop_signal_handlers(self) -> None:
         for sig in list(self._signal_handlers):
             self.remove_signal_handler(sig)
+
+
+def _forget_handlers() -> None:
+    # In a forked child.
+    for loop in list(_with_handlers):
+        for sig in list(loop._signal_handlers):
+            with contextlib.suppress(ValueError, OSError):
+                if signal.getsignal(sig) == loop._on_signal:
+                    loop.remove_signal_handler(sig)
+
+
+os.register_at_fork(after_in_child=_forget_handlers)

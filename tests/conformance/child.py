@@ -1,11 +1,12 @@
 """Runs one module of CPython's asyncio tests on noria, in a process of its own.
 
-    python -m conformance.child MODULE REPORT [--skip FILE] [--only TEXT]
+    python -m conformance.child MODULE REPORT [--skip FILE] [--only TEXT] [--tests DIRECTORY]
 
 Appends to REPORT one JSON object a line: {"begin": case} before a case and {"end": case, "owner", "outcome", "why",
 "seconds"} after it, and {"finished": true} at the end, so that whoever reads it knows which case was running if the
 process died. A case is `Class.method`, its owner the same with the class that defines the method, which several
 classes may share. FILE lists cases, owners and classes not to run; they are reported as {"left_out": case, "owner"}.
+DIRECTORY is another interpreter's `test/test_asyncio` (`reference`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from conformance import substitution
+from conformance import reference, substitution
 
 # A case that takes longer hangs, and ends the process; the longest takes about six seconds here.
 CASE_SECONDS = 60
@@ -107,7 +108,10 @@ def main() -> None:
     parser.add_argument("report", type=Path)
     parser.add_argument("--skip", type=Path)
     parser.add_argument("--only", default="")
+    parser.add_argument("--tests", type=Path)
     options = parser.parse_args()
+    if options.tests:
+        reference.open_tests(options.tests)
     skip = set(options.skip.read_text().split()) if options.skip else set()
 
     with options.report.open("a") as report:

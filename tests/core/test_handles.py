@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import gc
 import weakref
 
@@ -189,6 +190,22 @@ async def test_a_context_that_is_entered_already_is_an_error_of_that_callback_on
     assert seen == ["outer", "inner"]
     with pytest.raises(RuntimeError, match="cannot enter context"):
         context.run(context.run, print)
+
+
+def test_a_handle_shows_arguments_in_debug_mode_only() -> None:
+    def log_in(password: str, *, name: str) -> None: ...
+
+    with new_loop() as loop:
+        handle = loop.call_soon(log_in, "secret")
+        partly = loop.call_soon(functools.partial(log_in, name="secret"))
+        assert "log_in() at" in repr(handle)
+        assert "log_in()() at" in repr(partly)
+        assert "secret" not in repr(handle) + repr(partly)
+        loop.set_debug(True)
+        assert "log_in('secret') at" in repr(handle)
+        assert "log_in(name='secret')() at" in repr(partly)
+        handle.cancel()
+        partly.cancel()
 
 
 def test_a_handle_shows_what_it_will_call() -> None:

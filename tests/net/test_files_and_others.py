@@ -1,4 +1,4 @@
-"""sendfile, datagram endpoints and pipes: what travels by them arrives."""
+"""sendfile: what is in the file arrives."""
 
 import asyncio
 import io
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.running import on_noria, turns, until
-from net.peers import Recorder, connected, nothing_left_open, pair, pattern, read_all
+from net.peers import Recorder, connected, pair, pattern, read_all
 from net.test_connections import loop_
 from support.certs import Authority, Identity
 
@@ -153,89 +153,3 @@ def test_wrong_files_and_counts_are_refused(file: Any, tmp_path: Path) -> None:
                     await loop_().sendfile(transport, file, offset, count)  # type: ignore[arg-type]
 
     program()
-
-
-# Datagrams.
-
-
-class Datagrams(asyncio.DatagramProtocol):
-    def __init__(self) -> None:
-        self.received: list[tuple[bytes, Any]] = []
-        self.errors: list[Exception] = []
-        self.lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        self.received.append((data, addr))
-
-    def error_received(self, exc: Exception) -> None:
-        self.errors.append(exc)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.set_result(exc)
-
-
-@on_noria
-async def test_datagrams_arrive_whole_and_from_where_they_came() -> None:
-    loop = loop_()
-    async with nothing_left_open():
-        one, one_protocol = await loop.create_datagram_endpoint(Datagrams, local_addr=("127.0.0.1", 0))
-        two, two_protocol = await loop.create_datagram_endpoint(
-            Datagrams, remote_addr=one.get_extra_info("sockname")
-        )
-        for n in range(1, 20):
-            two.sendto(bytes([n]) * n)
-        await until(lambda: len(one_protocol.received) >= 19)
-        assert one_protocol.received == [
-            (bytes([n]) * n, two.get_extra_info("sockname")) for n in range(1, 20)
-        ]
-        one.sendto(b"back", two.get_extra_info("sockname"))
-        await until(lambda: two_protocol.received)
-        assert two_protocol.received == [(b"back", one.get_extra_info("sockname"))]
-        one.close()
-        assert await one_protocol.lost is None
-        two.sendto(b"nobody there")
-        await until(lambda: two_protocol.errors)
-        assert isinstance(two_protocol.errors[0], ConnectionRefusedError)
-        two.abort()
-        await two_protocol.lost
-        repr(two)
-
-
-# Pipes.
-
-
-@on_noria
-async def test_pipes_carry_bytes_both_ways() -> None:
-    loop = loop_()
-    async with nothing_left_open():
-        out, into = os.pipe()
-        reader, protocol = await loop.connect_read_pipe(Recorder, open(out, "rb", 0))
-        writer, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, open(into, "wb", 0))
-        data = pattern(1_000_000)
-        writer.write(data)
-        writer.close()
-        assert await protocol.got(len(data)) == data
-        assert await protocol.lost is None
-        assert protocol.events == ["made", "data", "eof", "lost"]
-        assert reader.is_closing()
-        await turns(3)
-
-
-@on_noria
-async def test_a_pipe_that_nobody_reads_is_an_error_for_the_writer() -> None:
-    loop = loop_()
-
-    class Writer(asyncio.BaseProtocol):
-        def connection_lost(self, exc: Exception | None) -> None:
-            lost.set_result(exc)
-
-    lost: asyncio.Future[Exception | None] = loop.create_future()
-    out, into = os.pipe()
-    writer, _ = await loop.connect_write_pipe(Writer, open(into, "wb", 0))
-    os.close(out)
-    writer.write(b"x")
-    error = await lost
-    assert error is None or isinstance(error, BrokenPipeError)

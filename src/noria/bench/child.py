@@ -81,7 +81,7 @@ def run_program(loop: Loop, row: Program, seconds: float, given: tuple[str, ...]
     if loop.name == "trio":
         assert row.trio is not None
         program, leading = row.trio, ()
-    say(enter(loop, lambda: time_batches(lambda: program(*leading, row.batch, *given), row.batch, seconds)))
+    report(loop, lambda: time_batches(lambda: program(*leading, row.batch, *given), row.batch, seconds))
 
 
 def run_service(loop: Loop, row: Service) -> None:
@@ -104,15 +104,31 @@ def run_service(loop: Loop, row: Service) -> None:
     enter(loop, serve)
 
 
+async def value(read: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
+    return {"value": await read()}
+
+
+def report(loop: Loop, measure: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    """Run `measure()` on the loop, print its result, and end: how a loop closes is not what is measured, and some die
+    or hang of it."""
+
+    async def main() -> None:
+        say(await measure())
+        os._exit(0)
+
+    enter(loop, main)
+
+
 def read_gauge(loop: Loop, row: Gauge) -> None:
     if row.bare:
         say({"value": row.read(loop)})
     elif loop.name == "trio":
         assert row.trio is not None
-        say({"value": enter(loop, row.trio)})
+        read = row.trio
+        report(loop, lambda: value(read))
     else:
         aio = importlib.import_module(loop.names)
-        say({"value": enter(loop, lambda: row.read(aio))})
+        report(loop, lambda: value(lambda: row.read(aio)))
 
 
 def say(result: dict[str, Any]) -> None:
@@ -126,7 +142,7 @@ def main() -> None:
     load_package()
     loops = importlib.import_module(f"{PACKAGE}.loops")
     rows = importlib.import_module(f"{PACKAGE}.row")
-    loop = loops.LOOPS[loop_name]
+    loop = loops.named(loop_name)
     row = next(row for row in rows.rows_of(module) if row.key == key)
     if isinstance(row, rows.Program):
         run_program(loop, row, float(seconds), tuple(given))

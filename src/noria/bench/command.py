@@ -161,7 +161,7 @@ def choose_loops(asked: str | None, quick: bool) -> tuple[list[str], list[str]]:
 
 
 def choose_rows(rows: list[Row], asked: str | None, quick: bool) -> list[Row]:
-    """The rows whose group is named, or in whose key or file a word occurs (also in the singular).
+    """The rows whose group or key is named; else those in whose key or file a word occurs (also in the singular).
 
     Raises ValueError for a word that finds nothing.
     """
@@ -169,7 +169,7 @@ def choose_rows(rows: list[Row], asked: str | None, quick: bool) -> list[Row]:
         return [row for row in rows if row.quick or not quick]
     chosen: set[str] = set()
     for word in (word.strip() for word in asked.split(",") if word.strip()):
-        fits = [row.key for row in rows if word == row.group]
+        fits = [row.key for row in rows if word in (row.group, row.key)]
         for form in (word, word.removesuffix("s")):
             fits = fits or [row.key for row in rows if form in row.key or form == row.module.split(".")[-1]]
         if not fits:

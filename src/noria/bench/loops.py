@@ -57,5 +57,12 @@ _ALL = (
 
 LOOPS: dict[str, Loop] = {loop.name: loop for loop in _ALL}
 
+
+def named(name: str) -> Loop:
+    """A loop of LOOPS, or one that is not among them as PACKAGE:FACTORY. KeyError if it is neither."""
+    package, colon, factory = name.partition(":")
+    return Loop(name, package, factory) if colon else LOOPS[name]
+
+
 # Servers in C (limit/), without Python: what the machine allows. Not peers; rows that they can do show them beside.
 FLOORS: dict[str, str] = {"c-epoll": "epoll.c", "c-io_uring": "uring.c"}

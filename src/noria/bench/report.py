@@ -32,8 +32,10 @@ class Cell:
             times = f" ({len(wrong)} of {len(runs)} rounds)" if len(wrong) < len(runs) else ""
             return cls(error=wrong[0]["error"], why=wrong[0]["why"] + times)
         cell = cls()
-        for key in runs[0] if runs else ():
-            values = [run[key] for run in runs]
+        for key in ("rate", "cpu", "value"):
+            values = [run[key] for run in runs if key in run]
+            if not values:
+                continue
             middle = cell.medians[key] = statistics.median(values)
             cell.spreads[key] = (max(values) - min(values)) / 2 / middle if middle else 0.0
         return cell
@@ -184,8 +186,8 @@ def columns(lines: list[Line]) -> list[str]:
     return [name for name in (*LOOPS, *FLOORS) if any(name in line.cells for line in lines)]
 
 
-def table(lines: list[Line], figure: str) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells: the loops' figures with their spread, then noria's ratios."""
+def table(lines: list[Line], figure: str, alone: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells: the loops' figures with their spread unless there was one round `alone`, then noria's ratios."""
     loops = columns(lines)
     ours = [name for name in loops if name in LOOPS and LOOPS[name].ours]
     heads = ["", *loops]
@@ -203,7 +205,8 @@ def table(lines: list[Line], figure: str) -> tuple[list[str], list[list[str]]]:
                 cells.append(cell.error)
             else:
                 written = amount(cell.medians[figure], figure_unit(line, figure))
-                cells.append(f"{written} ±{100 * cell.spreads[figure]:.0f}%")
+                # One round has no spread.
+                cells.append(written if alone else f"{written} ±{100 * cell.spreads[figure]:.0f}%")
         peer = line.peer(figure)
         for name in ours:
             to_asyncio = line.ratio(name, "asyncio", figure)
@@ -263,7 +266,7 @@ def text(report: Report) -> str:
     """The whole report for a terminal."""
     out = head(report)
     for group, figure, lines in tables(report):
-        heads, body = table(lines, figure)
+        heads, body = table(lines, figure, report.about["rounds"] == 1)
         widths = [max(len(row[i]) for row in [heads, *body]) for i in range(len(heads))]
         out.append(f"\n{group}: {HEADS[figure]}")
         for row in [heads, *body]:
@@ -280,7 +283,7 @@ def markdown(report: Report) -> str:
     """The same for a page of documentation."""
     out = ["  \n".join(head(report))]
     for group, figure, lines in tables(report):
-        heads, body = table(lines, figure)
+        heads, body = table(lines, figure, report.about["rounds"] == 1)
         out.append(f"\n### {group.capitalize()}: {HEADS[figure]}\n")
         out.append("| " + " | ".join(heads) + " |")
         out.append("|---" * len(heads) + "|")

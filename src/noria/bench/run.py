@@ -35,9 +35,13 @@ class CannotMeasure(Exception):
 
 
 class Bench:
-    """Where measurements run: the cores, the load generator, the servers in C. A context manager."""
+    """Where measurements run: the cores, the load generator, the servers in C. A context manager.
 
-    def __init__(self) -> None:
+    patience: seconds given to a process under test in addition to what its measurement should take.
+    """
+
+    def __init__(self, patience: float = 60) -> None:
+        self._patience = patience
         cores = sorted(os.sched_getaffinity(0))
         self.test_core, self.load_core = (cores[0], cores[1]) if len(cores) > 1 else (-1, -1)
         self._directory = tempfile.TemporaryDirectory(prefix="noria-bench-")
@@ -53,7 +57,7 @@ class Bench:
         """Why a row cannot be measured on a loop, if that is known beforehand."""
         if loop in FLOORS:
             return None if isinstance(row, Service) and row.floor else "the servers in C do not do this"
-        if loop == "trio" and getattr(row, "trio", None) is None:
+        if loop == "trio" and getattr(row, "trio", None) is None and not getattr(row, "bare", False):
             return "the row has no version for trio's API"
         missing = [name for name in row.needs if not _importable(name)]
         missing += [name for name in row.programs if shutil.which(name) is None]
@@ -70,11 +74,13 @@ class Bench:
             return self._alone(row, loop, seconds)
         except CannotMeasure as reason:
             return {"error": reason.kind, "why": str(reason)}
+        except RuntimeError as reason:  # what stands beside did not start
+            return {"error": "error", "why": str(reason)}
 
     # Programs and gauges: the child does it all.
 
     def _alone(self, row: Row, loop: str, seconds: float, *given: str) -> Result:
-        limit = 60 + 20 * seconds
+        limit = self._patience + 20 * seconds
         command = self._command(row, loop, seconds, *given)
         # A session of its own, so that a loop that hangs is ended with all the children it has started.
         with subprocess.Popen(
@@ -83,7 +89,7 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=_environment(loop),
+            env=self._environment(loop),
             start_new_session=True,
         ) as child:
             try:
@@ -109,77 +115,91 @@ class Bench:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=_environment(loop),
+                env=self._environment(loop),
                 start_new_session=True,
                 preexec_fn=lambda: _pin(self.test_core),
             ) as server:
                 try:
                     address = self._address(server)
-                    if address is None:
-                        server.wait(10)
-                        errors.seek(0)
-                        raise _death(server.returncode, errors.read())
-                    self._put_load(row, address, min(0.3, seconds))
-                    before = cpu_seconds(server.pid)
+                    self._put_load(row, address, server.pid, min(0.3, seconds))
+                    return self._put_load(row, address, server.pid, seconds)
+                except CannotMeasure:
+                    # If the server has died, or is just dying, then that is what happened.
                     try:
-                        requests, took = self._put_load(row, address, seconds)
-                    except CannotMeasure:
-                        if server.poll() is None:
-                            raise
+                        server.wait(0.5)
+                    except subprocess.TimeoutExpired:
+                        pass
+                    else:
                         errors.seek(0)
                         raise _death(server.returncode, errors.read()) from None
-                    used = cpu_seconds(server.pid) - before
-                    return {"rate": requests / took, "cpu": used / requests}
+                    raise
                 finally:
                     _end(server)
 
-    def _address(self, server: subprocess.Popen[bytes]) -> str | None:
-        """What the server prints when it is ready, or None if it ended instead."""
+    def _address(self, server: subprocess.Popen[bytes]) -> str:
+        """What the server prints when it is ready."""
         assert server.stdout is not None
         with selectors.DefaultSelector() as ready:
             ready.register(server.stdout, selectors.EVENT_READ)
             line = b""
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + self._patience / 2
             while not line.endswith(b"\n"):
                 if not ready.select(max(deadline - time.monotonic(), 0)):
-                    raise CannotMeasure("hang", "the server was not ready after 30 s")
+                    raise CannotMeasure("hang", f"the server was not ready after {self._patience / 2:.0f} s")
                 piece = os.read(server.stdout.fileno(), 4096)
                 if not piece:
-                    return None
+                    raise CannotMeasure("error", "the server ended before it was ready")
                 line += piece
         address: str = json.loads(line.splitlines()[-1])["address"]
         return address
 
-    def _put_load(self, row: Service, address: str, seconds: float) -> tuple[int, float]:
-        if not isinstance(row.load, Load):
-            with _on_core(self.load_core):
-                try:
-                    return row.load(address, seconds)
-                except RuntimeError as reason:
-                    raise CannotMeasure("error", str(reason)) from None
-        load = row.load
+    def _put_load(self, row: Service, address: str, server: int, seconds: float) -> Result:
+        if isinstance(row.load, Load):
+            return self._run_load(row.load, address, server, seconds)
+        with _on_core(self.load_core):
+            before = cpu_seconds(server)
+            try:
+                requests, took = row.load(address, seconds)
+            except RuntimeError as reason:
+                raise CannotMeasure("error", str(reason)) from None
+            return {"rate": requests / took, "cpu": (cpu_seconds(server) - before) / requests}
+
+    def _run_load(self, load: Load, address: str, server: int, seconds: float) -> Result:
+        """load.c on a server. What it takes to open and to close the connections is not measured, save in a churn.
+
+        load.c ends by itself in any case, so that reading from it needs no time limit.
+        """
         command = [self.program("load.c"), address, str(load.connections), str(load.size), str(seconds)]
-        command += ["churn"] * load.churn + ["lines"] * load.lines
-        limit = seconds + 40
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=limit,
-                check=False,
-                preexec_fn=lambda: _pin(self.load_core),
-            )
-        except subprocess.TimeoutExpired:
-            raise CannotMeasure("hang", f"the load did not end within {limit:.0f} s") from None
-        if done.returncode != 0:
+        command += ["churn"] * load.churn + ["lines"] * load.lines + ["wait"]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: _pin(self.load_core),
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdout.readline()  # "ready"
+            before = cpu_seconds(server)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write("\n")
+                process.stdin.flush()
+            figures = process.stdout.readline()
+            used = cpu_seconds(server) - before
+            _, errors = process.communicate()
+        if not figures:
             raise CannotMeasure(
-                "error", done.stderr.strip().splitlines()[-1] if done.stderr else "no message"
+                "error", errors.strip().splitlines()[-1] if errors else "no message from the load"
             )
-        requests, took = done.stdout.split()
+        requests, took, *lost = figures.split()
         if not int(requests):
             raise CannotMeasure("hang", f"not one answer in {seconds} s")
-        return int(requests), float(took)
+        result: Result = {"rate": int(requests) / float(took), "cpu": used / int(requests)}
+        if any(map(int, lost)):
+            result["lost"] = int(lost[0])  # datagrams
+        return result
 
     def program(self, source: str) -> str:
         """The path of a compiled C program; compiles it the first time."""
@@ -207,6 +227,14 @@ class Bench:
                 return str(target)
         return CannotMeasure("error", f"{source} does not compile: {done.stderr.strip().splitlines()[0]}")
 
+    def _environment(self, loop: str) -> dict[str, str]:
+        # Temporary files go where we remove them, since a server is killed and removes nothing.
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "TMPDIR": self._directory.name}
+        environment.pop("PYTHONASYNCIODEBUG", None)
+        if loop in LOOPS:
+            environment.update(LOOPS[loop].environment)
+        return environment
+
     def _command(self, row: Row, loop: str, seconds: float, *given: str) -> list[str]:
         child = [sys.executable, str(HERE / "child.py"), str(self.test_core), loop]
         return [*child, row.module, row.key, str(seconds), *given]
@@ -214,14 +242,6 @@ class Bench:
 
 def _importable(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
-
-
-def _environment(loop: str) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    environment.pop("PYTHONASYNCIODEBUG", None)
-    if loop in LOOPS:
-        environment.update(LOOPS[loop].environment)
-    return environment
 
 
 def _pin(core: int) -> None:

@@ -1,8 +1,10 @@
 """How callbacks and stacks are shown in reprs and reports: in asyncio's words, by asyncio's own formatter where it
-has one, so that logs look the same on either loop."""
+has one, so that logs look the same on either loop. As in 3.13 a callback's arguments are shown in debug mode only, on
+every interpreter: they may be secrets."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import reprlib
 import traceback
@@ -11,14 +13,22 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-# From 3.13 on asyncio shows a callback's arguments in debug mode only.
-_SHOW = inspect.signature(format_helpers._format_callback_source).parameters
-_KEYWORDS = {"debug": True} if "debug" in _SHOW else {}
+# From 3.13 on asyncio's formatter can leave the arguments out.
+_CAN_HIDE = "debug" in inspect.signature(format_helpers._format_callback_source).parameters
 
 
 def callback(func: Callable[..., object], args: tuple[Any, ...], debug: bool) -> str:
-    """Describe a callback with its arguments and where it is defined."""
-    return format_helpers._format_callback_source(func, args, **(_KEYWORDS if debug else {}))
+    """Describe a callback and where it is defined, in debug mode with its arguments."""
+    if _CAN_HIDE:
+        return format_helpers._format_callback_source(func, args, debug=debug)
+    if debug:
+        return format_helpers._format_callback_source(func, args)
+    calls, called = "()", func
+    while isinstance(called, functools.partial):
+        calls, called = calls + "()", called.func
+    name = getattr(called, "__qualname__", None) or getattr(called, "__name__", None) or repr(called)
+    source = format_helpers._get_function_source(func)
+    return f"{name}{calls}" + (f" at {source[0]}:{source[1]}" if source else "")
 
 
 def extract_stack(frame: FrameType | None) -> traceback.StackSummary:

@@ -12,6 +12,7 @@ cdef extern from "Python.h":
     PyObject* PyObject_Vectorcall(PyObject* f, PyObject** args, size_t nargs, PyObject* names)
     PyObject* PyObject_CallMethodOneArg(PyObject* obj, PyObject* name, PyObject* arg)
     PyObject* PyObject_CallMethodNoArgs(PyObject* obj, PyObject* name)
+    PyObject* PyObject_VectorcallMethod(PyObject* name, PyObject** args, size_t nargs, PyObject* names)
     PyObject* PyTuple_GET_ITEM(PyObject* t, Py_ssize_t i)
     Py_ssize_t PyTuple_GET_SIZE(PyObject* t)
     object PyContext_CopyCurrent()

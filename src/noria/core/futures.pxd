@@ -12,19 +12,18 @@ cdef class Future(Ready):
     cdef object loop             # None before __init__
     cdef object value            # the result; meaningless before FINISHED
     cdef object error            # the exception instance, if that is how it ended
-    cdef object error_tb         # its traceback as it was then
+    cdef object error_origin     # its traceback as it was then; in a cancelled task the CancelledError that ended it
     cdef object first            # first callback, or the first task waiting if first_context is None
     cdef object first_context
     cdef list rest               # the others: (callback, context); context None marks a waiting task, WATCHES a
                                  # compiled object that is told
     cdef object message          # of cancel()
-    cdef object cancelled_by     # the CancelledError that ended a task
     cdef object source_tb
     cdef dict extra              # attributes that programs set
     cdef object __weakref__
-    cdef char state
-    cdef bint blocking           # yielded to a task that has not yet looked at it
-    cdef bint unseen             # has an exception nobody asked for
+    cdef char state              # char, not bint, which is an int: a future is 16 bytes smaller
+    cdef char blocking           # yielded to a task that has not yet looked at it
+    cdef char unseen             # has an exception nobody asked for
 
     cdef int attach(self, object loop) except -1
     cdef int check_alive(self) except -1

@@ -119,12 +119,12 @@ cdef class Future(Ready):
 
     @property
     def _asyncio_future_blocking(self):
-        return self.blocking
+        return self.blocking != 0
 
     @_asyncio_future_blocking.setter
     def _asyncio_future_blocking(self, value):
         self.check_alive()
-        self.blocking = value
+        self.blocking = bool(value)
 
     @property
     def _state(self):
@@ -158,7 +158,7 @@ cdef class Future(Ready):
 
     @property
     def _log_traceback(self):
-        return self.unseen
+        return self.unseen != 0
 
     @_log_traceback.setter
     def _log_traceback(self, value):
@@ -197,8 +197,8 @@ cdef class Future(Ready):
                 shown[1:-1] = [f"<{len(shown) - 2} more>"]
             info.append(f"cb=[{', '.join(shown)}]")
         if self.source_tb:
-            frame = self.source_tb[-1]
-            info.append(f"created at {frame[0]}:{frame[1]}")
+            frame = self.source_tb[-1]  # by name: frame[0] reads the source, which fails while the interpreter ends
+            info.append(f"created at {frame.filename}:{frame.lineno}")
         return info
 
     def __repr__(self):
@@ -237,7 +237,7 @@ cdef class Future(Ready):
             raise InvalidStateError("Exception is not set.")
         self.unseen = False
         if self.error is not None:
-            PyException_SetTraceback(self.error, self.error_tb)
+            PyException_SetTraceback(self.error, self.error_origin)
         return self.error
 
     def set_result(self, result, /):
@@ -405,7 +405,7 @@ cdef class Future(Ready):
             raise TypeError("invalid exception object: an exception instance or class is needed, "
                             f"got {type(error).__name__}")
         self.error = error
-        self.error_tb = error.__traceback__
+        self.error_origin = error.__traceback__
         self.state = FINISHED
         self.unseen = True
         return self.finish()
@@ -424,7 +424,7 @@ cdef class Future(Ready):
             if self.error is None:
                 return self.value
             self.unseen = False
-            PyException_SetTraceback(self.error, self.error_tb)
+            PyException_SetTraceback(self.error, self.error_origin)
             raise self.error
         if self.state == CANCELLED:
             raise self.cancelled_error()
@@ -439,9 +439,9 @@ cdef class Future(Ready):
         return self.error
 
     cdef object cancelled_error(self):
-        error = self.cancelled_by
+        error = self.error_origin
         if error is not None:
-            self.cancelled_by = None  # no cycle through the traceback
+            self.error_origin = None  # no cycle through the traceback
         elif self.message is None:
             error = CancelledError()
         else:
@@ -529,7 +529,7 @@ cdef PyObject* proceed(PyObject* it) noexcept:
         if self.error is None:
             return noria_stop_iteration(<PyObject*>self.value)
         self.unseen = False
-        PyException_SetTraceback(self.error, self.error_tb)
+        PyException_SetTraceback(self.error, self.error_origin)
         PyErr_SetObject(type(self.error), self.error)
         return NULL
     if self.state == CANCELLED:

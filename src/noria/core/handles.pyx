@@ -155,8 +155,8 @@ cdef class Handle(Ready):
         if self.callback is not None:
             info.append(_format.callback(self.callback, self.arguments(), self.loop.get_debug()))
         if self.source_tb:
-            frame = self.source_tb[-1]
-            info.append(f"created at {frame[0]}:{frame[1]}")
+            frame = self.source_tb[-1]  # by name, as in Future._repr_info
+            info.append(f"created at {frame.filename}:{frame.lineno}")
         return info
 
     def __repr__(self):

@@ -64,7 +64,7 @@ class Housekeeping(asyncio.AbstractEventLoop):
             value = context[key]
             if key in ("source_traceback", "handle_traceback"):
                 what = "Object" if key == "source_traceback" else "Handle"
-                stack = "".join(traceback.format_list(value)).rstrip()
+                stack = format_stack(value)
                 lines.append(f"{key}: {what} created at (most recent call last):\n{stack}")
             else:
                 lines.append(f"{key}: {value!r}")
@@ -237,6 +237,15 @@ class Housekeeping(asyncio.AbstractEventLoop):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} running={self.is_running()} closed={self.is_closed()} debug={self.get_debug()}>"
+
+
+def format_stack(frames: traceback.StackSummary) -> str:
+    """A stack's lines for a report; without the source text while the interpreter ends, when it cannot be read."""
+    try:
+        lines = traceback.format_list(frames)
+    except ImportError:
+        lines = [f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n' for frame in frames]
+    return "".join(lines).rstrip()
 
 
 def as_loop(loop: object) -> asyncio.AbstractEventLoop:

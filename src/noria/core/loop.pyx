@@ -105,9 +105,11 @@ cdef class CoreLoop(Wheel):
     def call_soon_threadsafe(self, callback, *args, context=None):
         """call_soon for other threads and for signal handlers: also wakes the loop if it waits."""
         cdef Handle handle
-        if self.shut or self.debug:
+        if self.debug:
             self.checked_callback(callback, "call_soon_threadsafe")
         handle = new_handle(self, callback, args, False, context)
+        if self.shut:  # asked last: making the handle may have let another thread close the loop
+            self.check_open()
         push(self, handle)
         if self.asleep:
             self.driver.wake()

@@ -410,7 +410,7 @@ cdef class Task(Future):
 
     cdef int end(self, object error) except -1:
         if isinstance(error, CancelledError):
-            self.cancelled_by = error
+            self.error_origin = error
             self.stop(None)
         else:
             self.fail(error)

@@ -6,8 +6,8 @@ Here it makes one object, which is the awaitable, its own iterator, and the futu
 For a program it is a coroutine, though not of the type `types.CoroutineType`: `isinstance(w, Coroutine)` (of
 collections.abc) and `asyncio.iscoroutine(w)` hold, `create_task(w)` works, it does nothing until it is awaited, can be
 awaited once, and warns if it never was. For the task that it has suspended it is a future: noria's tasks store
-themselves in it, others find asyncio's `_asyncio_future_blocking`, `add_done_callback` and the rest. So it also works on
-other loops.
+themselves in it, others find asyncio's `_asyncio_future_blocking`, `add_done_callback` and the rest. So it also works
+on other loops.
 
 A subclass says what the operation does by three methods:
 
@@ -64,7 +64,7 @@ cdef class Waiter(Future):
         # Pending again: before every later WAIT.
         self.state = PENDING
         self.value = None
-        self.error = self.error_tb = None
+        self.error = self.error_origin = None
         self.message = None
         self.unseen = False
         return 0
@@ -111,12 +111,12 @@ cdef class Waiter(Future):
     @property
     def _asyncio_future_blocking(self):
         # None: not a future yet, or no longer (see asyncio.isfuture)
-        return self.blocking if self.stage == WAITING else None
+        return self.blocking != 0 if self.stage == WAITING else None
 
     @_asyncio_future_blocking.setter
     def _asyncio_future_blocking(self, value):
         self.check_alive()
-        self.blocking = value
+        self.blocking = bool(value)
 
     def __repr__(self):
         if self.stage == WAITING:

@@ -3,12 +3,13 @@
 from libc.stdint cimport uint32_t
 
 from noria.core.wheel cimport Driver, Ready, Wheel
-from noria.io.sys cimport iovec, sockaddr_storage, socklen_t
+from noria.io.sys cimport iovec, mmsghdr, sockaddr, sockaddr_storage, socklen_t
 
 # What a channel may want. The values are poll(2)'s.
 cdef enum:
     WANT_IN = 1      # POLLIN
     WANT_OUT = 4     # POLLOUT
+    WANT_GONE = 0x2000   # POLLRDHUP: the other end will send no more. For a pipe's writer: nobody reads any more
 
 # One descriptor as the driver sees it. The driver holds a reference while it watches it.
 cdef class Channel(Ready):
@@ -19,21 +20,33 @@ cdef class Channel(Ready):
     cdef uint32_t pending        # events that happened and are not delivered yet
     cdef bint watched
     cdef bint queued
+    cdef bint plain              # no socket: read(2) and write(2) instead of recv and send
 
     # Completions. An error of the program's code is reported inside; only what must end the loop comes out.
     cdef int happened(self, uint32_t events) except -1
 
 cdef class IODriver(Driver):
     cdef Wheel wheel
+    cdef bint abandoned          # in a forked child: connections and kernel objects are the parent's
 
     # Watch for more, or less. The driver keeps the channel alive until it wants nothing.
     cdef int want(self, Channel channel, uint32_t wants) except -1
     # Forget the channel at once; no completion comes after this. Its descriptor may be closed then.
     cdef int forget(self, Channel channel) except -1
     # Receive now: the count, 0 at the end of the stream, -errno. `where` NULL: into the driver's own buffer,
-    # valid until the next call; where it lies is put there.
+    # valid until the next call; where it lies is put there, and a `room` of 0 means all of it.
     cdef Py_ssize_t receive(self, Channel channel, char** where, Py_ssize_t room) noexcept
     # Send now as much as the kernel takes: the count, or -errno.
     cdef Py_ssize_t send(self, Channel channel, iovec* parts, int count) noexcept
+    # Receive up to `room` datagrams into buffers of the driver's own, valid until the next call: their count, or
+    # -errno. Each has room for the largest that IP can carry.
+    cdef int receive_many(self, Channel channel, mmsghdr** messages, int room) noexcept
+    # One datagram of any size the driver's buffer holds; flags as recvmsg(2) gives them (MSG_TRUNC).
+    cdef Py_ssize_t receive_from(
+        self, Channel channel, char** where, sockaddr_storage* addr, socklen_t* size, int* flags) noexcept
+    # Send one datagram, to `addr` or NULL for the peer the socket is connected to: 0, or -errno.
+    cdef int send_to(self, Channel channel, void* data, size_t n, sockaddr* addr, socklen_t size) noexcept
+    # Send datagrams in order until one fails: how many went out, or -errno if the first failed.
+    cdef int send_many(self, Channel channel, mmsghdr* messages, int count) noexcept
     cdef int accept(self, Channel channel, sockaddr_storage* addr, socklen_t* size) noexcept
     cdef object find(self, int fd)

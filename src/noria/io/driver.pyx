@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from noria.core.wheel cimport Driver, Ready
-from noria.io.sys cimport iovec, sockaddr_storage, socklen_t
+from noria.io.sys cimport iovec, mmsghdr, sockaddr, sockaddr_storage, socklen_t
 
 
 cdef class Channel(Ready):
@@ -38,6 +38,19 @@ cdef class IODriver(Driver):
         return -1
 
     cdef Py_ssize_t send(self, Channel channel, iovec* parts, int count) noexcept:
+        return -1
+
+    cdef int receive_many(self, Channel channel, mmsghdr** messages, int room) noexcept:
+        return -1
+
+    cdef Py_ssize_t receive_from(
+            self, Channel channel, char** where, sockaddr_storage* addr, socklen_t* size, int* flags) noexcept:
+        return -1
+
+    cdef int send_to(self, Channel channel, void* data, size_t n, sockaddr* addr, socklen_t size) noexcept:
+        return -1
+
+    cdef int send_many(self, Channel channel, mmsghdr* messages, int count) noexcept:
         return -1
 
     cdef int accept(self, Channel channel, sockaddr_storage* addr, socklen_t* size) noexcept:

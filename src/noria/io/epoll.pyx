@@ -11,17 +11,18 @@ often a moment apart) and at once for writing (a writable socket would report fo
 from cpython.object cimport PyObject, PyTypeObject, inquiry, traverseproc, visitproc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
 
 from noria.core.capi cimport PyErr_CheckSignals
 from noria.core.wheel cimport Wheel, push
 from noria.io.driver cimport WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
-    EEXIST, EINTR, ENOENT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP,
-    EPOLLIN, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1, epoll_ctl, epoll_event, errno,
-    iovec, msghdr, noria_accept, noria_wait, pipe2, read, recv, send as sys_send, sendmsg, sockaddr_storage,
-    socklen_t, write,
+    EBADF, EEXIST, EINTR, ENOENT, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD,
+    EPOLLERR, EPOLLHUP, EPOLLIN, MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1,
+    epoll_ctl, epoll_event, errno, iovec, mmsghdr, msghdr, noria_accept, noria_recvmmsg, noria_sendmmsg,
+    noria_wait, pipe2, read, recv, recvmsg, send as sys_send, sendmsg, sendto, sockaddr, sockaddr_storage,
+    socklen_t, write, writev,
 )
 
 import os
@@ -34,10 +35,21 @@ cdef object drivers = weakref.WeakSet()
 cdef enum:
     BATCH = 1024
     BUFFER = 256 * 1024
+    SLOTS = 64                   # datagrams in one recvmmsg
+    # The largest IP datagram, and then some: were the slots a power of two apart, all would share a few cache lines.
+    SLOT = 64 * 1024 + 1088
 
 cdef struct Slot:
     PyObject* channel       # owned while watched
     uint32_t generation
+
+# Where recvmmsg(2) puts datagrams. The kernel gives memory to the pages that are written to, so small datagrams
+# cost 4 KiB each of the 4 MiB that SLOTS of them may need.
+cdef struct Letters:
+    mmsghdr messages[SLOTS]
+    iovec parts[SLOTS]
+    sockaddr_storage names[SLOTS]
+    char space[SLOTS * SLOT]
 
 
 cdef class EpollDriver(IODriver):
@@ -54,6 +66,7 @@ cdef class EpollDriver(IODriver):
     cdef int last_event
     cdef epoll_event events[BATCH]
     cdef char* buffer
+    cdef Letters* letters        # made for the first datagram
 
     def __cinit__(self):
         self.epfd = self.wake_in = self.wake_out = -1
@@ -98,8 +111,14 @@ cdef class EpollDriver(IODriver):
         return self.wake_in
 
     def abandon(self):
-        """In a forked child: let go of the parent's epoll instance, which it shares, without touching it."""
+        """In a forked child: let go of the parent's epoll instance, which it shares, without touching it.
+
+        Its loop counts as closed from then on. Nothing is sent any more on connections, which are the parent's.
+        """
+        self.abandoned = True
         self.close_descriptors()
+        if self.wheel is not None:
+            self.wheel.shut = True
 
     cdef int close_descriptors(self) except -1:
         if self.epfd >= 0:
@@ -127,6 +146,8 @@ cdef class EpollDriver(IODriver):
         self.room = 0
         free(self.buffer)
         self.buffer = NULL
+        free(self.letters)
+        self.letters = NULL
         self.wheel = None
         self.on_signals = None
         return 0
@@ -149,6 +170,8 @@ cdef class EpollDriver(IODriver):
             if n <= 0:
                 break
             signals += bytes_[:n].replace(b"\0", b"")
+            if n < <Py_ssize_t>sizeof(bytes_):
+                break
         if signals:
             try:
                 PyErr_CheckSignals()  # runs the Python handlers
@@ -232,6 +255,8 @@ cdef class EpollDriver(IODriver):
     cdef int wait(self, double timeout, bint defer) except -1:
         # What an outer wait, or one that was interrupted, had not got to is let go: the kernel reports it again.
         cdef int n
+        if self.abandoned:
+            raise RuntimeError("this event loop is the parent process's: a forked child needs a new one")
         self.next_event = self.last_event = 0
         if timeout == 0 or self.wheel.ring.head != self.wheel.ring.tail:
             n = noria_wait(self.epfd, self.events, BATCH, 0)
@@ -299,9 +324,10 @@ cdef class EpollDriver(IODriver):
         cdef Py_ssize_t n
         if where[0] == NULL:
             where[0] = self.buffer
-            room = BUFFER
+            if room <= 0 or room > BUFFER:
+                room = BUFFER
         while True:
-            n = recv(channel.fd, where[0], room, 0)
+            n = read(channel.fd, where[0], room) if channel.plain else recv(channel.fd, where[0], room, 0)
             if n >= 0:
                 return n
             if errno != EINTR:
@@ -310,14 +336,81 @@ cdef class EpollDriver(IODriver):
     cdef Py_ssize_t send(self, Channel channel, iovec* parts, int count) noexcept:
         cdef Py_ssize_t n
         cdef msghdr message
+        if self.abandoned:
+            return -EBADF
         while True:
-            if count == 1:
+            if channel.plain:
+                n = writev(channel.fd, parts, count)
+            elif count == 1:
                 n = sys_send(channel.fd, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL)
             else:
                 memset(&message, 0, sizeof(message))
                 message.msg_iov = parts
                 message.msg_iovlen = count
                 n = sendmsg(channel.fd, &message, MSG_NOSIGNAL)
+            if n >= 0:
+                return n
+            if errno != EINTR:
+                return -errno
+
+    cdef int receive_many(self, Channel channel, mmsghdr** messages, int room) noexcept:
+        cdef Letters* letters = self.letters
+        cdef int i, n
+        if letters == NULL:
+            letters = self.letters = <Letters*>malloc(sizeof(Letters))
+            if letters == NULL:
+                return -ENOMEM
+            memset(letters.messages, 0, sizeof(letters.messages))
+            for i in range(SLOTS):
+                letters.parts[i].iov_base = &letters.space[i * SLOT]
+                letters.parts[i].iov_len = SLOT
+                letters.messages[i].msg_hdr.msg_iov = &letters.parts[i]
+                letters.messages[i].msg_hdr.msg_iovlen = 1
+                letters.messages[i].msg_hdr.msg_name = &letters.names[i]
+        if room > SLOTS:
+            room = SLOTS
+        for i in range(room):
+            letters.messages[i].msg_hdr.msg_namelen = sizeof(sockaddr_storage)  # the kernel wrote the last one's
+        messages[0] = letters.messages
+        while True:
+            n = noria_recvmmsg(channel.fd, letters.messages, room)
+            if n >= 0:
+                return n
+            if errno != EINTR:
+                return -errno
+
+    cdef Py_ssize_t receive_from(
+            self, Channel channel, char** where, sockaddr_storage* addr, socklen_t* size, int* flags) noexcept:
+        cdef Py_ssize_t n
+        cdef iovec part
+        cdef msghdr message
+        where[0] = self.buffer
+        part.iov_base = self.buffer
+        part.iov_len = BUFFER
+        while True:
+            memset(&message, 0, sizeof(message))
+            message.msg_name = addr
+            message.msg_namelen = sizeof(sockaddr_storage)
+            message.msg_iov = &part
+            message.msg_iovlen = 1
+            n = recvmsg(channel.fd, &message, MSG_DONTWAIT)
+            if n >= 0:
+                size[0] = message.msg_namelen
+                flags[0] = message.msg_flags
+                return n
+            if errno != EINTR:
+                return -errno
+
+    cdef int send_to(self, Channel channel, void* data, size_t n, sockaddr* addr, socklen_t size) noexcept:
+        while sendto(channel.fd, data, n, MSG_DONTWAIT | MSG_NOSIGNAL, addr, size) < 0:
+            if errno != EINTR:
+                return -errno
+        return 0
+
+    cdef int send_many(self, Channel channel, mmsghdr* messages, int count) noexcept:
+        cdef int n
+        while True:
+            n = noria_sendmmsg(channel.fd, messages, count)
             if n >= 0:
                 return n
             if errno != EINTR:

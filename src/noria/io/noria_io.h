@@ -17,6 +17,14 @@ static inline int noria_accept(int fd, struct sockaddr_storage *addr, socklen_t 
     return accept4(fd, (struct sockaddr *)addr, size, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 
+static inline int noria_recvmmsg(int fd, struct mmsghdr *messages, int count) {
+    return recvmmsg(fd, messages, (unsigned int)count, MSG_DONTWAIT, NULL);
+}
+
+static inline int noria_sendmmsg(int fd, struct mmsghdr *messages, int count) {
+    return sendmmsg(fd, messages, (unsigned int)count, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 #ifndef SYS_epoll_pwait2
 #define SYS_epoll_pwait2 441
 #endif

@@ -103,14 +103,6 @@ def remove(Wheel loop not None, int fd, bint writing):
     return True
 
 
-def wanted(Wheel loop not None, int fd):
-    """(reading, writing): what add() was called for on fd."""
-    found = watcher(loop, fd)
-    if type(found) is not Poller:
-        return False, False
-    return (<Poller>found).reader is not None, (<Poller>found).writer is not None
-
-
 def user(Wheel loop not None, int fd):
     """The transport or listener that watches fd, or None."""
     found = watcher(loop, fd)

@@ -15,9 +15,15 @@ cdef extern from "<sys/socket.h>" nogil:
         socklen_t msg_namelen
         iovec* msg_iov
         size_t msg_iovlen
+        int msg_flags
+    cdef struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
     ssize_t recv(int fd, void* buf, size_t n, int flags)
     ssize_t send(int fd, const void* buf, size_t n, int flags)
     ssize_t sendmsg(int fd, const msghdr* msg, int flags)
+    ssize_t sendto(int fd, const void* buf, size_t n, int flags, const sockaddr* addr, socklen_t size)
+    ssize_t recvmsg(int fd, msghdr* msg, int flags)
     int shutdown(int fd, int how)
     int getsockname(int fd, sockaddr* addr, socklen_t* size)
     int getpeername(int fd, sockaddr* addr, socklen_t* size)
@@ -25,12 +31,14 @@ cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void* value, socklen_t size)
     enum:
         AF_INET, AF_INET6, AF_UNIX
-        MSG_NOSIGNAL, MSG_DONTWAIT
+        MSG_NOSIGNAL, MSG_DONTWAIT, MSG_TRUNC
         SHUT_WR
         SOL_SOCKET, SO_ERROR
 
 cdef extern from "noria_io.h" nogil:
     int noria_accept(int fd, sockaddr_storage* addr, socklen_t* size)
+    int noria_recvmmsg(int fd, mmsghdr* messages, int count)
+    int noria_sendmmsg(int fd, mmsghdr* messages, int count)
     int noria_wait(int epfd, epoll_event* events, int room, double timeout)
 
 cdef extern from "<netinet/in.h>" nogil:
@@ -48,6 +56,8 @@ cdef extern from "<netinet/in.h>" nogil:
         uint32_t sin6_scope_id
     uint16_t ntohs(uint16_t x)
     uint32_t ntohl(uint32_t x)
+    uint16_t htons(uint16_t x)
+    uint32_t htonl(uint32_t x)
 
 cdef extern from "<sys/un.h>" nogil:
     cdef struct sockaddr_un:
@@ -55,6 +65,7 @@ cdef extern from "<sys/un.h>" nogil:
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char* inet_ntop(int family, const void* addr, char* text, socklen_t size)
+    int inet_pton(int family, const char* text, void* addr)
 
 cdef extern from "<netinet/tcp.h>" nogil:
     enum:
@@ -82,8 +93,11 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t write(int fd, const void* buf, size_t n)
     int pipe2(int* fds, int flags)
 
+cdef extern from "<sys/uio.h>" nogil:
+    ssize_t writev(int fd, const iovec* parts, int count)
+
 cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EEXIST, ENOENT, EPERM, EBADF, EMFILE, ENFILE, ENOBUFS, ENOMEM, ECONNABORTED
-        EPIPE, ECONNRESET, EPROTO
+        EPIPE, ECONNRESET, EPROTO, EMSGSIZE, EIO

@@ -1,7 +1,6 @@
 """Making connections: clients and servers over TCP and Unix-domain sockets, with and without TLS.
 
-Signatures, checks and messages are those of asyncio.BaseEventLoop. TLS is asyncio's own protocol (asyncio.sslproto)
-on noria's transports for now.
+Signatures, checks and messages are those of asyncio.BaseEventLoop.
 """
 
 from __future__ import annotations
@@ -18,19 +17,18 @@ import ssl
 import stat
 from asyncio import constants
 from asyncio.log import logger
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import IO, Any
 
 from noria.net.eyeballs import interleave, race
 from noria.net.resolve import AddressInfo
 from noria.net.server import Server
 from noria.net.sockcalls import SocketCalls, check_sendfile
-from noria.net.stream import StreamTransport, open_stream
+from noria.net.stream import Layer, StreamTransport, open_stream
+from noria.net.tls import wrap_tls
 
 ProtocolFactory = Callable[[], Any]
-
-# asyncio's TLS, a protocol for a transport below and a transport for the protocol above.
-make_tls: Any = asyncio.sslproto.SSLProtocol
 
 
 def set_nodelay(sock: socket.socket) -> None:
@@ -269,7 +267,7 @@ class Connecting(SocketCalls):
                     raise
                 return transport, protocol
             waiter = self.create_future()
-            wrapped = make_tls(
+            transport = wrap_tls(
                 self,
                 protocol,
                 None if isinstance(ssl_, bool) else ssl_,
@@ -282,15 +280,14 @@ class Connecting(SocketCalls):
         except BaseException:
             sock.close()
             raise
-        raw = open_stream(self, sock, wrapped)
+        raw = open_stream(self, sock, transport)
         try:
             await waiter
         except BaseException:
-            if wrapped._app_transport is not None:  # it is None when the handshake never began
-                wrapped._app_transport.close()
-            raw.abort()
+            transport.close()
+            raw.abort()  # the handshake may not have begun
             raise
-        return wrapped._app_transport, protocol
+        return transport, protocol
 
     async def start_tls(
         self,
@@ -309,17 +306,25 @@ class Connecting(SocketCalls):
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
         waiter = self.create_future()
-        wrapped = make_tls(
-            self,
-            protocol,
-            sslcontext,
-            waiter,
-            server_side,
-            server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout,
-            call_connection_made=False,
-        )
+        options: dict[str, Any] = {
+            "server_side": server_side,
+            "server_hostname": server_hostname,
+            "ssl_handshake_timeout": ssl_handshake_timeout,
+            "ssl_shutdown_timeout": ssl_shutdown_timeout,
+            "call_connection_made": False,
+        }
+        if isinstance(transport, Layer):
+            secured = wrap_tls(self, protocol, sslcontext, waiter, **options)
+            secured._start_on(transport)
+            try:
+                await waiter
+            except BaseException:
+                secured._never_mind()
+                transport.close()
+                raise
+            return secured
+        # Somebody else's transport: asyncio's TLS is a protocol, and asks no more of it than that it is a transport.
+        wrapped: Any = asyncio.sslproto.SSLProtocol(self, protocol, sslcontext, waiter, **options)
         # Nothing may reach the new protocol before it knows its transport.
         transport.pause_reading()
         transport.set_protocol(wrapped)
@@ -495,11 +500,12 @@ class Connecting(SocketCalls):
         if cleanup_socket:
             name = sock.getsockname()
             if name and name[0:1] not in ("\0", b"\0"):
-                inode = os.stat(name).st_ino
+                inode, owner = os.stat(name).st_ino, os.getpid()
 
                 def on_close() -> None:
                     with contextlib.suppress(FileNotFoundError):
-                        if os.stat(name).st_ino == inode:  # not somebody else's by now
+                        # not somebody else's by now, and not the parent's in a forked child
+                        if os.stat(name).st_ino == inode and os.getpid() == owner:
                             os.unlink(name)
 
         return await self._serve(
@@ -529,7 +535,7 @@ class Connecting(SocketCalls):
             tls = context
 
             def wrap(protocol: Any) -> Any:
-                return make_tls(
+                return wrap_tls(
                     self,
                     protocol,
                     tls,
@@ -569,40 +575,47 @@ class Connecting(SocketCalls):
         mode = getattr(transport, "_sendfile_compatible", constants._SendfileMode.UNSUPPORTED)
         if mode is constants._SendfileMode.UNSUPPORTED:
             raise RuntimeError(f"sendfile is not supported for transport {transport!r}")
+        if isinstance(transport.get_protocol(), Drain):
+            raise RuntimeError("unable to sendfile; another sendfile is in progress")
         check_sendfile(file, offset, count)
-        if isinstance(transport, StreamTransport):
-            return await self._sendfile_plain(transport, file, offset, count, fallback)
-        if not fallback:
+        plain = isinstance(transport, StreamTransport)
+        if not plain and not fallback:
             raise RuntimeError(
                 f"fallback is disabled and native sendfile is not supported for transport {transport!r}"
             )
         drained = Drain(transport, self)
         try:
+            if plain:
+                try:
+                    return await self._sendfile_plain(transport, drained, file, offset, count)
+                except asyncio.SendfileNotAvailableError:
+                    if not fallback:
+                        raise
             return await self._sendfile_by_hand(file, offset, count, drained.send)
         finally:
             drained.restore()
 
     async def _sendfile_plain(
-        self, transport: Any, file: IO[bytes], offset: int, count: int | None, fallback: bool
+        self, transport: Any, drained: Drain, file: IO[bytes], offset: int, count: int | None
     ) -> int:
         # What was written before goes first, then a duplicate of the descriptor is given to sendfile(2): the
         # transport keeps its own registration.
-        drained = Drain(transport, self)
+        await drained.empty()
+        transport._hold_writes(True)
         try:
-            await drained.empty()
-            transport._hold_writes(True)
             with transport.get_extra_info("socket").dup() as sock:
                 sock.setblocking(False)
-                return await self.sock_sendfile(sock, file, offset, count, fallback=fallback)
+                return await self._sendfile_by_kernel(
+                    sock, file, offset, count, lambda: drained.wait(partial(self._when_writable, sock))
+                )
         finally:
             transport._hold_writes(False)
-            drained.restore()
 
 
 def is_choked(transport: Any) -> bool:
     """Whether the transport has told its protocol to pause writing."""
-    if isinstance(transport, StreamTransport):
-        return transport._is_choked()
+    if hasattr(transport, "_is_choked"):
+        return bool(transport._is_choked())
     tls = getattr(transport, "_ssl_protocol", None)
     return bool(getattr(tls, "_app_writing_paused", False))
 
@@ -646,12 +659,13 @@ class Drain(asyncio.Protocol):
     def eof_received(self) -> bool | None:
         raise RuntimeError("Invalid state: reading should be paused")
 
-    async def _wait(self) -> None:
+    async def wait(self, until: Callable[[asyncio.Future[None]], Awaitable[None]] | None = None) -> None:
+        """Wait until there is room, by the transport or by until(future), or raise if the connection is lost."""
         if self._gone or self._transport.is_closing():
             raise self._lost or ConnectionError("Connection is closed by peer")
         self._room = self._loop.create_future()
         try:
-            await self._room
+            await (self._room if until is None else until(self._room))
         finally:
             self._room = None
 
@@ -663,7 +677,7 @@ class Drain(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=0)
         try:
             while self._transport.get_write_buffer_size():
-                await self._wait()
+                await self.wait()
         finally:
             self._transport.set_write_buffer_limits(high=high, low=low)
 
@@ -672,7 +686,7 @@ class Drain(asyncio.Protocol):
         if self._gone:
             raise self._lost or ConnectionError("Connection is closed by peer")
         while self._choked:
-            await self._wait()
+            await self.wait()
         self._transport.write(data)
 
     def restore(self) -> None:

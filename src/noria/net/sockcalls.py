@@ -7,16 +7,21 @@ usable. A blocking socket is refused always, not only in debug mode: it would st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Callable
+import stat
+from collections.abc import Awaitable, Callable
 from typing import IO, Any, TypeVar
 
 from noria.io import poller
 from noria.net.resolve import Resolving
 
 _T = TypeVar("_T")
+
+# Bytes that one sendfile(2) is asked for: what a file that is not in memory may hold the loop up by.
+SENDFILE_PIECE = 1 << 20
 
 
 def check(sock: Any) -> None:
@@ -232,46 +237,75 @@ class SocketCalls(Resolving):
         if sock.type != socket.SOCK_STREAM:
             raise ValueError("only SOCK_STREAM type sockets are supported")
         try:
-            fd = file.fileno()
-            size = os.fstat(fd).st_size
-        except (AttributeError, OSError) as error:
-            if not fallback:
-                raise asyncio.SendfileNotAvailableError("not a regular file") from error
-            return await self._sendfile_by_hand(
-                file, offset, count, lambda data: self.sock_sendall(sock, data)
+            return await self._sendfile_by_kernel(
+                sock, file, offset, count, lambda: self._when_writable(sock)
             )
-        end = size if count is None else min(offset + count, size)
-        at = offset
+        except asyncio.SendfileNotAvailableError:
+            if not fallback:
+                raise
+        return await self._sendfile_by_hand(file, offset, count, lambda data: self.sock_sendall(sock, data))
 
-        def attempt() -> int | None:
-            nonlocal at
-            while at < end:
+    async def _when_writable(self, sock: socket.socket, future: asyncio.Future[None] | None = None) -> None:
+        """Wait until sock takes data, or until somebody else ends the wait by the future."""
+        fd = sock.fileno()
+        self._free(fd)
+        if future is None:
+            future = self.create_future()
+
+        def writable() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        handle = poller.add(self, fd, True, writable, ())
+        try:
+            await future
+        finally:
+            if not handle.cancelled():
+                poller.remove(self, fd, True)
+
+    async def _sendfile_by_kernel(
+        self,
+        sock: socket.socket,
+        file: IO[bytes],
+        offset: int,
+        count: int | None,
+        room: Callable[[], Awaitable[None]],
+    ) -> int:
+        """sendfile(2) from offset until count or the file's end; room() waits until the socket takes more.
+
+        A piece at a time, and the loop turns between pieces, however fast the peer reads. The file's position is
+        behind what was sent afterwards, whatever happens, if anything was. Raises asyncio.SendfileNotAvailableError if
+        nothing was sent because the kernel cannot.
+        """
+        # A descriptor of our own: the program may close the file meanwhile and open another under its number.
+        fd, size = regular_file(file)
+        at = offset
+        try:
+            while count is None or at - offset < count:
+                left = SENDFILE_PIECE if count is None else count - (at - offset)
                 try:
-                    sent = os.sendfile(sock.fileno(), fd, at, min(end - at, 1 << 30))
-                except BlockingIOError:
+                    sent = os.sendfile(sock.fileno(), fd, at, min(left, SENDFILE_PIECE))
+                except (BlockingIOError, InterruptedError):
+                    await room()
+                    continue
+                except ConnectionError:
                     raise
-                except OSError:
+                except OSError as error:
                     if at == offset:
-                        return None  # this pair of descriptors cannot
+                        raise asyncio.SendfileNotAvailableError("os.sendfile call failed") from error
                     raise
                 if sent == 0:
                     break
                 at += sent
+                if (
+                    at < size and at - offset != count
+                ):  # else there is nothing left, or we are told so without waiting
+                    await room()
             return at - offset
-
-        sent: int | None = None
-        try:
-            sent = await self._when_ready(sock, True, attempt)
         finally:
+            os.close(fd)
             if at > offset:
-                os.lseek(fd, at, os.SEEK_SET)
-        if sent is None:
-            if not fallback:
-                raise asyncio.SendfileNotAvailableError("sendfile(2) cannot send this file on this socket")
-            return await self._sendfile_by_hand(
-                file, offset, count, lambda data: self.sock_sendall(sock, data)
-            )
-        return sent
+                move(file, at)
 
     async def _sendfile_by_hand(
         self, file: IO[bytes], offset: int, count: int | None, send: Callable[[bytes], Any]
@@ -289,8 +323,30 @@ class SocketCalls(Resolving):
                 total += len(data)
             return total
         finally:
-            if total > 0 and hasattr(file, "seek"):
-                file.seek(offset + total)
+            if total > 0:
+                move(file, offset + total)
+
+
+def regular_file(file: IO[bytes]) -> tuple[int, int]:
+    """A descriptor of its own for an open regular file, to be closed by the caller, and the file's size now.
+
+    Raises asyncio.SendfileNotAvailableError for anything else.
+    """
+    try:
+        fd = os.dup(file.fileno())
+    except (AttributeError, OSError, ValueError) as error:  # ValueError: it is closed
+        raise asyncio.SendfileNotAvailableError("not a regular file") from error
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(fd)
+        raise asyncio.SendfileNotAvailableError("not a regular file")
+    return fd, found.st_size
+
+
+def move(file: IO[bytes], to: int) -> None:
+    """Set a file's position, if it has one and is still open."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        file.seek(to)
 
 
 def check_sendfile(file: Any, offset: int, count: int | None) -> None:

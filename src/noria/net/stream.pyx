@@ -10,7 +10,11 @@ A connection's life is OPEN, CLOSING, LOST, CLOSED, in that order (see stream.px
 before anything is received and `connection_lost` exactly once, from the ready queue, after everything else. Calling
 any method from inside any callback is safe. Semantics and messages are those of asyncio's selector transports.
 
-Leaves to others: making the connection (connect.py), TLS (on top, as a protocol).
+A transport may carry another layer instead of a program's protocol: TLS (tls.pyx), which may carry TLS again. What
+the two say to each other are the methods of `Layer`, called in C: no object is made for what was received, and what the
+layer above keeps back while the kernel is behind is asked for as room comes.
+
+Leaves to others: making the connection (connect.py), TLS (tls.pyx).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -22,7 +26,7 @@ from libc.string cimport memcpy
 
 from noria.core.capi cimport (
     PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyObject_CallMethodNoArgs, PyObject_CallMethodOneArg,
-    noria_take_exception,
+    enter_context, noria_take_exception,
 )
 from noria.core.wheel cimport Wheel, push
 from noria.io.driver cimport WANT_IN, WANT_OUT, Channel, IODriver
@@ -45,6 +49,7 @@ cdef enum:
     PARTS = 64                    # buffers in one sendmsg; the kernel takes 1024
     WARN_AFTER = 5                # writes to a lost connection before they are worth a warning
     ACCEPT_AT_ONCE = 256
+    FOR_BUFFERED = 64 * 1024      # received at once for a layer above that may have to keep it
     RETRY_ACCEPT = 1              # seconds, when out of descriptors or memory
 
 cdef Py_ssize_t HIGH_WATER = 64 * 1024
@@ -84,7 +89,215 @@ cdef object address_of(sockaddr_storage* raw, socklen_t size):
     return None
 
 
-cdef class StreamTransport(Channel):
+cdef class Layer(Channel):
+    """What transports have in common, and what one that stands on another says to it and hears of it."""
+
+    @property
+    def _loop(self):
+        return self.loop
+
+    def _is_choked(self):
+        """Whether the protocol was told to pause writing."""
+        return self.choked
+
+    # The protocol above.
+
+    def set_protocol(self, protocol):
+        """From now on call this protocol."""
+        self.use(protocol)
+
+    def get_protocol(self):
+        """The protocol it calls."""
+        return self.protocol
+
+    cdef int use(self, object protocol) except -1:
+        self.protocol = protocol
+        if isinstance(protocol, Layer):
+            self.above = protocol
+            self.reader = LAYER
+            return 0
+        self.above = None
+        self.reader = BUFFERED if isinstance(protocol, BufferedProtocol) else PROTOCOL
+        return 0
+
+    cdef bint enter(self, PyObject** outer) except -1:
+        # Enter the connection's context. False: it is entered already, and not the caller's to leave.
+        cdef PyObject* ours = <PyObject*>self.context
+        cdef Wheel loop = self.loop
+        if loop.entered == ours:
+            return False
+        enter_context(ours)
+        outer[0] = loop.entered
+        loop.entered = ours
+        return True
+
+    cdef int leave(self, PyObject* outer) noexcept:
+        cdef PyObject* ours = <PyObject*>self.context
+        if self.loop.entered == ours:  # else a nested run could not give it back
+            PyContext_Exit(ours)
+        self.loop.entered = outer
+        return 0
+
+    cdef bint call(self, object method, PyObject* arg, PyObject** result) noexcept:
+        # Call the protocol in the connection's context. False: an exception is pending. `result` NULL: not wanted.
+        # Our own references: the protocol may be changed while it runs, and a nested run may lend the context.
+        cdef object protocol = self.protocol
+        cdef object context = self.context
+        cdef Wheel loop = self.loop
+        cdef PyObject* outer = loop.entered
+        cdef PyObject* got
+        cdef bint inside = outer == <PyObject*>context  # a layer below has entered it
+        if not inside:
+            if PyContext_Enter(<PyObject*>context) < 0:
+                return False
+            loop.entered = <PyObject*>context
+        if arg == NULL:
+            got = PyObject_CallMethodNoArgs(<PyObject*>protocol, <PyObject*>method)
+        else:
+            got = PyObject_CallMethodOneArg(<PyObject*>protocol, <PyObject*>method, arg)
+        if not inside:
+            if loop.entered == <PyObject*>context:  # else a nested run could not give it back
+                PyContext_Exit(<PyObject*>context)
+            loop.entered = outer
+        if got == NULL:
+            return False
+        if result == NULL:
+            Py_DECREF(<object>got)
+        else:
+            result[0] = got
+        return True
+
+    cdef int report(self, str message) except -1:
+        cdef PyObject* raised = noria_take_exception()
+        error = <object>raised
+        Py_DECREF(error)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        self.loop.call_exception_handler({
+            "message": message, "exception": error, "transport": self, "protocol": self.protocol,
+        })
+        return 0
+
+    # What waits to be sent.
+
+    cdef int enqueue(self, object data, Py_ssize_t sent) except -1:
+        # bytes cannot change under us; anything else can, and is copied.
+        cdef Py_ssize_t size
+        if type(data) is not bytes:
+            data = bytes(memoryview(data).cast("B")[sent:])
+            sent = 0
+        size = PyBytes_GET_SIZE(data) - sent
+        if self.queue is None:
+            self.queue = []
+        if self.backlog == 0:
+            self.head = 0
+            self.offset = sent
+            self.queue.clear()
+        self.queue.append(data)
+        self.backlog += size
+        return 0
+
+    cdef int consume(self, Py_ssize_t count) except -1:
+        cdef Py_ssize_t left
+        self.backlog -= count
+        while count:
+            left = PyBytes_GET_SIZE(self.queue[self.head]) - self.offset
+            if count < left:
+                self.offset += count
+                break
+            count -= left
+            self.queue[self.head] = None
+            self.head += 1
+            self.offset = 0
+        if self.backlog == 0:
+            self.queue = None
+            self.head = 0
+        elif self.head > 1024 and self.head > len(self.queue) >> 1:
+            del self.queue[:self.head]
+            self.head = 0
+        return 0
+
+    # Flow control.
+
+    cdef int choke(self) except -1:
+        # A layer above asks for itself what is unsent.
+        if not self.choked and self.reader != LAYER and self.unsent() > self.high:
+            self.choked = True
+            self.tell("pause_writing")
+        return 0
+
+    cdef int relieve(self) except -1:
+        if self.choked and self.unsent() <= self.low:
+            self.choked = False
+            self.tell("resume_writing")
+        return 0
+
+    cdef int tell(self, str method) except -1:
+        try:
+            getattr(self.protocol, method)()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self.loop.call_exception_handler({
+                "message": f"protocol.{method}() failed",
+                "exception": error, "transport": self, "protocol": self.protocol,
+            })
+        return 0
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """Bytes buffered above which the protocol is told to pause writing, and below which to go on.
+
+        Defaults: 64 KiB (TLS: 512 KiB), and a quarter of high. Raises ValueError unless high >= low >= 0.
+        """
+        if high is None:
+            high = 4 * low if low is not None else self.usual_high()
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self.high = high
+        self.low = low
+        self.choke()
+
+    def get_write_buffer_limits(self):
+        """(low, high), in bytes."""
+        return self.low, self.high
+
+    def get_write_buffer_size(self):
+        """Bytes written and not taken by the kernel yet."""
+        return self.unsent()
+
+    cdef Py_ssize_t usual_high(self) noexcept:
+        return HIGH_WATER
+
+    cdef Py_ssize_t unsent(self) noexcept:
+        return self.backlog
+
+    # Between layers: see stream.pxd.
+
+    cdef int carry(self, bytes data, bint more) except -1:
+        raise NotImplementedError
+
+    cdef int made(self, Layer below) except -1:
+        raise NotImplementedError
+
+    cdef int received(self, char* data, Py_ssize_t n) except -1:
+        raise NotImplementedError
+
+    cdef bint ends(self) except -1:
+        raise NotImplementedError
+
+    cdef int room(self) except -1:
+        raise NotImplementedError
+
+    cdef int hurry(self) except -1:
+        raise NotImplementedError
+
+    cdef int gone(self, object error) except -1:
+        raise NotImplementedError
+
+
+cdef class StreamTransport(Layer):
     """A TCP or Unix-domain connection. Made by the loop's create_connection, create_server and their kin."""
 
     def __cinit__(self):
@@ -104,21 +317,14 @@ cdef class StreamTransport(Channel):
         """While a file is being sent, write() would put its data into the middle of it, and raises."""
         self.sending_file = on
 
-    def _is_choked(self):
-        """Whether the protocol was told to pause writing."""
-        return self.choked
-
     # Opening.
-
-    cdef int use(self, object protocol) except -1:
-        self.protocol = protocol
-        self.buffered = isinstance(protocol, BufferedProtocol)
-        return 0
 
     cdef int begin(self) except -1:
         # connection_made, then start receiving, unless the protocol thought better of it.
         self.begun = True
-        if not self.call(CONNECTION_MADE, <PyObject*>self, NULL):
+        if self.reader == LAYER:
+            self.above.made(self)
+        elif not self.call(CONNECTION_MADE, <PyObject*>self, NULL):
             self.report("Exception in protocol.connection_made()")
         if self.life == OPEN and not self.paused and not self.ended:
             try:
@@ -126,33 +332,6 @@ cdef class StreamTransport(Channel):
             except OSError as error:  # the kernel's limit on watches: epoll(7)
                 self.fatal(error, "Fatal error: cannot watch the socket")
         return 0
-
-    cdef bint call(self, object method, PyObject* arg, PyObject** result) noexcept:
-        # Call the protocol in the connection's context. False: an exception is pending. `result` NULL: not wanted.
-        # Our own references: the protocol may be changed while it runs, and a nested run may lend the context.
-        cdef object protocol = self.protocol
-        cdef object context = self.context
-        cdef Wheel loop = self.loop
-        cdef PyObject* outer
-        cdef PyObject* got
-        if PyContext_Enter(<PyObject*>context) < 0:
-            return False
-        outer = loop.entered
-        loop.entered = <PyObject*>context
-        if arg == NULL:
-            got = PyObject_CallMethodNoArgs(<PyObject*>protocol, <PyObject*>method)
-        else:
-            got = PyObject_CallMethodOneArg(<PyObject*>protocol, <PyObject*>method, arg)
-        if loop.entered == <PyObject*>context:  # else a nested run could not give it back
-            PyContext_Exit(<PyObject*>context)
-        loop.entered = outer
-        if got == NULL:
-            return False
-        if result == NULL:
-            Py_DECREF(<object>got)
-        else:
-            result[0] = got
-        return True
 
     # Receiving.
 
@@ -169,9 +348,11 @@ cdef class StreamTransport(Channel):
         if events & WANT_OUT:
             self.flush()
         if events & WANT_IN and self.wants & WANT_IN:
-            if self.buffered:
-                return self.read_into()
-            return self.read_ready()
+            if self.reader == PROTOCOL:
+                return self.read_ready()
+            if self.reader == LAYER:
+                return self.read_up()
+            return self.read_into()
         return 0
 
     cdef int read_ready(self) except -1:
@@ -186,6 +367,16 @@ cdef class StreamTransport(Channel):
         if not self.call(DATA_RECEIVED, <PyObject*>data, NULL):
             return self.call_failed("Fatal error: protocol.data_received() call failed.")
         return 0
+
+    cdef int read_up(self) except -1:
+        cdef char* where = NULL
+        # A layer that fills its protocol's buffer may have to keep the rest of what it is given.
+        cdef Py_ssize_t n = self.driver.receive(self, &where, FOR_BUFFERED if self.above.reader == BUFFERED else 0)
+        if n <= 0:
+            if n == 0:
+                return self.got_eof()
+            return self.trouble(n, "Fatal read error on socket transport")
+        return self.above.received(where, n)
 
     cdef int read_into(self) except -1:
         cdef Py_buffer view
@@ -224,6 +415,10 @@ cdef class StreamTransport(Channel):
         cdef PyObject* got
         self.ended = True
         self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
+        if self.reader == LAYER:
+            if not self.above.ends():
+                self.close()
+            return 0
         if not self.call(EOF_RECEIVED, NULL, &got):
             return self.call_failed("Fatal error: protocol.eof_received() call failed.")
         keep_open = <object>got
@@ -307,29 +502,38 @@ cdef class StreamTransport(Channel):
         if self.backlog and self.life < LOST:
             self.await_room()
 
+    cdef int carry(self, bytes data, bint more) except -1:
+        cdef iovec part
+        cdef Py_ssize_t n
+        part.iov_base = PyBytes_AS_STRING(data)
+        part.iov_len = PyBytes_GET_SIZE(data)
+        if self.life >= LOST:
+            return 0
+        if self.backlog or more:
+            if part.iov_len:
+                self.enqueue(data, 0)
+            if more or self.wants & WANT_OUT:
+                return 0
+            self.flush()
+        elif part.iov_len:
+            n = self.driver.send(self, &part, 1)
+            if n == <Py_ssize_t>part.iov_len:
+                return 0
+            if n < 0:
+                if n != -EAGAIN:
+                    return self.trouble(n, "Fatal write error on socket transport")
+                n = 0
+            self.enqueue(data, n)
+        if self.backlog and self.life < LOST:
+            return self.await_room()
+        return 0
+
     cdef int await_room(self) except -1:
         try:
             self.driver.want(self, self.wants | WANT_OUT)
         except OSError as error:  # the kernel's limit on watches: epoll(7)
             return self.fatal(error, "Fatal error: cannot watch the socket")
         return self.choke()
-
-    cdef int enqueue(self, object data, Py_ssize_t sent) except -1:
-        # bytes cannot change under us; anything else can, and is copied.
-        cdef Py_ssize_t size
-        if type(data) is not bytes:
-            data = bytes(memoryview(data).cast("B")[sent:])
-            sent = 0
-        size = PyBytes_GET_SIZE(data) - sent
-        if self.queue is None:
-            self.queue = []
-        if self.backlog == 0:
-            self.head = 0
-            self.offset = sent
-            self.queue.clear()
-        self.queue.append(data)
-        self.backlog += size
-        return 0
 
     cdef int flush(self) except -1:
         # Send what is queued. Whoever calls sees to it that the driver tells us of room for the rest.
@@ -359,6 +563,10 @@ cdef class StreamTransport(Channel):
             self.consume(n)
             if n < asked:
                 break
+        if self.reader == LAYER:
+            self.above.room()  # may bring more
+            if self.life >= LOST:
+                return 0
         if self.backlog == 0:
             self.driver.want(self, self.wants & ~<uint32_t>WANT_OUT)
         self.relieve()
@@ -369,86 +577,19 @@ cdef class StreamTransport(Channel):
                 shutdown(self.fd, SHUT_WR)
         return 0
 
-    cdef int consume(self, Py_ssize_t count) except -1:
-        cdef Py_ssize_t left
-        self.backlog -= count
-        while count:
-            left = PyBytes_GET_SIZE(self.queue[self.head]) - self.offset
-            if count < left:
-                self.offset += count
-                break
-            count -= left
-            self.queue[self.head] = None
-            self.head += 1
-            self.offset = 0
-        if self.backlog == 0:
-            self.queue = None
-            self.head = 0
-        elif self.head > 1024 and self.head > len(self.queue) >> 1:
-            del self.queue[:self.head]
-            self.head = 0
-        return 0
-
     def write_eof(self):
         """Close the sending half once everything written has gone out."""
         if self.life != OPEN or self.eof:
             return
         self.eof = True
-        if self.backlog == 0:
+        if self.backlog == 0 and not self.driver.abandoned:  # it would end the parent's connection
             shutdown(self.fd, SHUT_WR)
 
     def can_write_eof(self):
         """True: streams have a half-close."""
         return True
 
-    # Flow control.
-
-    cdef int choke(self) except -1:
-        if not self.choked and self.backlog > self.high:
-            self.choked = True
-            self.tell("pause_writing")
-        return 0
-
-    cdef int relieve(self) except -1:
-        if self.choked and self.backlog <= self.low:
-            self.choked = False
-            self.tell("resume_writing")
-        return 0
-
-    cdef int tell(self, str method) except -1:
-        try:
-            getattr(self.protocol, method)()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            self.loop.call_exception_handler({
-                "message": f"protocol.{method}() failed",
-                "exception": error, "transport": self, "protocol": self.protocol,
-            })
-        return 0
-
-    def set_write_buffer_limits(self, high=None, low=None):
-        """Bytes buffered above which the protocol is told to pause writing, and below which to go on.
-
-        Defaults: 64 KiB, and a quarter of high. Raises ValueError unless high >= low >= 0.
-        """
-        if high is None:
-            high = 4 * low if low is not None else HIGH_WATER
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self.high = high
-        self.low = low
-        self.choke()
-
-    def get_write_buffer_limits(self):
-        """(low, high), in bytes."""
-        return self.low, self.high
-
-    def get_write_buffer_size(self):
-        """Bytes written and not taken by the kernel yet."""
-        return self.backlog
+    # Receiving or not.
 
     def pause_reading(self):
         """Receive nothing until resume_reading()."""
@@ -475,6 +616,10 @@ cdef class StreamTransport(Channel):
         """Stop receiving, send what is buffered, then close. connection_lost(None) follows."""
         if self.life != OPEN:
             return
+        if self.reader == LAYER:
+            self.above.hurry()
+            if self.life != OPEN:
+                return
         self.life = CLOSING
         self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
         if self.backlog == 0:
@@ -512,10 +657,13 @@ cdef class StreamTransport(Channel):
         self.server = None
         self.reason = None
         try:
-            if not self.call(CONNECTION_LOST, <PyObject*>reason, NULL):
+            if self.reader == LAYER:
+                self.above.gone(reason)
+            elif not self.call(CONNECTION_LOST, <PyObject*>reason, NULL):
                 self.report("Exception in protocol.connection_lost()")
         finally:
-            self.protocol = None
+            self.protocol = self.above = None
+            self.reader = PROTOCOL
             self.close_fd()
             if server is not None:
                 server._detach(self)
@@ -573,26 +721,7 @@ cdef class StreamTransport(Channel):
             raise error
         return self.fatal(error, message)
 
-    cdef int report(self, str message) except -1:
-        cdef PyObject* raised = noria_take_exception()
-        error = <object>raised
-        Py_DECREF(error)
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise error
-        self.loop.call_exception_handler({
-            "message": message, "exception": error, "transport": self, "protocol": self.protocol,
-        })
-        return 0
-
     # Looking at it.
-
-    def set_protocol(self, protocol):
-        """From now on call this protocol."""
-        self.use(protocol)
-
-    def get_protocol(self):
-        """The protocol it calls."""
-        return self.protocol
 
     cdef dict extra_info(self):
         if self.extra is None:
@@ -633,10 +762,6 @@ cdef class StreamTransport(Channel):
         if self.fd >= 0 and getsockname(self.fd, <sockaddr*>&raw, &size) == 0:
             return address_of(&raw, size)
         return None
-
-    @property
-    def _loop(self):
-        return self.loop
 
     @property
     def _sock(self):
