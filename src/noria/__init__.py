@@ -1,7 +1,8 @@
 """noria: the asyncio module rebuilt in one fast compiled core.
 
 Every public name of asyncio is here; where noria has its own it is noria's. Importing changes nothing outside:
-a program enters by `noria.run`, `noria.Runner`, `noria.install`, or `loop_factory=noria.new_event_loop`.
+a program enters by `noria.run`, `noria.Runner`, `noria.install`, `noria.patch`, or
+`loop_factory=noria.new_event_loop`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from noria.sync.timeouts import (
 )
 from noria.sync.waiting import as_completed as as_completed, wait as wait
 
+from noria.substitution import patch as patch, unpatch as unpatch  # isort: skip  # it looks at all of the above
+
 __version__ = "0.1.0"
 
 __all__ = sorted(
@@ -57,6 +60,8 @@ __all__ = sorted(
         "eager_task_factory",
         "install",
         "new_event_loop",
+        "patch",
+        "unpatch",
     }
 )
 

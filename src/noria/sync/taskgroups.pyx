@@ -108,6 +108,11 @@ cdef class TaskGroup(Ready):
             watch(task, self.wheel, self, self.callback)
         return task
 
+    @property
+    def _tasks(self):
+        # asyncio's name for it, which programs do look at
+        return self.tasks
+
     # Inside.
 
     cdef int enter(self) except -1:
