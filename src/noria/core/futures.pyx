@@ -439,7 +439,7 @@ cdef class Future(Ready):
         return self.error
 
     cdef object cancelled_error(self):
-        error = self.error_origin
+        error = self.error_origin if self.state == CANCELLED else None  # asyncio.gather also asks others
         if error is not None:
             self.error_origin = None  # no cycle through the traceback
         elif self.message is None:

@@ -75,7 +75,7 @@ cdef class _GatheringFuture(Future):
         results = [result_of(future) for future in children]
         if self.cancel_requested:
             # Whatever the children made of it, and whatever return_exceptions says (CPython bpo-32684).
-            self.fail(child._make_cancelled_error())
+            self.fail(children[-1]._make_cancelled_error())
         else:
             self.resolve(results)
         return 0
