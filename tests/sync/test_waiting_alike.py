@@ -169,11 +169,15 @@ class Run:
         return await self.aio.shield(self.start(node, where + "s"))
 
     async def wait(self, nodes: list[Node], until: str, timeout: float | None, where: str) -> str:
+        if self.loop.get_task_factory() is not None:
+            nodes = nodes[:1]  # those that are done already are looked at in the order of a set
         tasks = [self.start(node, f"{where}w{i}") for i, node in enumerate(nodes)]
         done, pending = await self.aio.wait(tasks, timeout=timeout, return_when=until)
         return f"{[task in done for task in tasks]} {len(done) + len(pending)}"
 
     async def as_completed(self, nodes: list[Node], plain: bool, where: str) -> str:
+        if self.loop.get_task_factory() is not None:
+            nodes = nodes[:1]  # likewise
         tasks = [self.start(node, f"{where}a{i}") for i, node in enumerate(nodes)]
         found: list[Any] = []
         if plain:
@@ -245,7 +249,7 @@ def run(
 
 @pytest.mark.parametrize("eager", [False, True])
 @settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 @given(node=programs, events=outside)
 def test_the_same_program_leaves_the_same_trace(eager: bool, node: Node, events: list[Any]) -> None:

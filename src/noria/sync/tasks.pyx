@@ -146,7 +146,7 @@ cdef bint cancel(object future, object message) except -1:
 
 cdef int watch(object future, object loop, Ready watcher, object callback) except -1:
     # Tell the watcher when the future is done; where that cannot be, have the loop call the callback.
-    if is_native(future) and (<Future>future).wheel is loop:
+    if loop is not None and is_native(future) and (<Future>future).wheel is loop:
         (<Future>future).watch(watcher)
     else:
         future.add_done_callback(callback)
@@ -154,7 +154,7 @@ cdef int watch(object future, object loop, Ready watcher, object callback) excep
 
 
 cdef int unwatch(object future, object loop, Ready watcher, object callback) except -1:
-    if is_native(future) and (<Future>future).wheel is loop:
+    if loop is not None and is_native(future) and (<Future>future).wheel is loop:
         (<Future>future).unwatch(watcher)
     else:
         future.remove_done_callback(callback)

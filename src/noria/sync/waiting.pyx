@@ -88,24 +88,23 @@ cdef class Wait(Waiter):
             watch(future, self.loop, self, self.callback)
         return WAIT
 
-    cdef bint counted(self, object error) except -1:
-        self.left -= 1
-        return self.left <= 0 or self.until == FIRST or (self.until == FIRST_ERROR and error is not None)
-
     cdef int told(self, Ready future) except -1:
         cdef Future done = <Future>future
-        if self.until == FIRST_ERROR:
+        cdef bint enough
+        self.left -= 1
+        enough = self.left <= 0 or self.until == FIRST
+        if not enough and self.until == FIRST_ERROR and done.error is not None:
             done.unseen = False
-        if self.counted(done.error) and not self.over:
+            enough = True
+        if enough and not self.over:
             self.over = True
             push(self.wheel, self)
         return 0
 
     def _told(self, future):
-        error = None
-        if self.until == FIRST_ERROR and not future.cancelled():
-            error = future.exception()
-        if self.counted(error):
+        self.left -= 1
+        if (self.left <= 0 or self.until == FIRST or (
+                self.until == FIRST_ERROR and not future.cancelled() and future.exception() is not None)):
             self.run()
 
     cdef int run(self) except -1:
