@@ -31,7 +31,7 @@ cdef extern from "Python.h":
     object PyException_GetTraceback(object e)
     void PyErr_SetObject(object t, object v)
     Py_ssize_t Py_REFCNT(PyObject* o)
-    int Py_EnterRecursiveCall(const char* where) except -1
+    int Py_EnterRecursiveCall(const char* where) except 1  # what it returns on each of 3.11 to 3.13
     void Py_LeaveRecursiveCall()
     unsigned long PyThread_get_thread_ident()
 

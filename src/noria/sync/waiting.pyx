@@ -56,7 +56,7 @@ cdef class Wait(Waiter):
     cdef int begin(self) except -1:
         cdef CoreLoop core
         fs = self.fs
-        if isfuture(fs) or iscoroutine(fs):
+        if isfuture(fs) or (iscoroutine(fs) and not inspect.isgenerator(fs)):  # which 3.11 takes for coroutines
             raise TypeError(f"expect a list of futures, not {type(fs).__name__}")
         if not fs:
             raise ValueError("Set of Tasks/Futures is empty.")
