@@ -89,7 +89,6 @@ from noria.core.timers import TimerHandle as TimerHandle
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop
 from noria.net.server import Server as Server
 from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
-
 from noria.substitution import patch as patch, unpatch as unpatch
 from noria.sync.taskgroups import TaskGroup as TaskGroup
 from noria.sync.timeouts import Timeout as Timeout, timeout as timeout, timeout_at as timeout_at

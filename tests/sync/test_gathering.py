@@ -25,7 +25,11 @@ async def fail(error: BaseException) -> None:
 @on_noria
 async def test_gathering_takes_futures_of_every_make_each_once() -> None:
     loop = asyncio.get_running_loop()
-    native, foreign, subclass = loop.create_future(), asyncio.Future(loop=loop), type("F", (noria.Future,), {})()
+    native, foreign, subclass = (
+        loop.create_future(),
+        asyncio.Future(loop=loop),
+        type("F", (noria.Future,), {})(),
+    )
     for future in (native, foreign, subclass):
         loop.call_soon(future.set_result, type(future))
     coro = answer()
@@ -50,7 +54,7 @@ async def test_the_gathering_shows_in_the_repr_of_its_children_and_can_be_asked_
     future = asyncio.get_running_loop().create_future()
     gathering = noria.gather(future)
     assert isinstance(gathering, asyncio.Future)
-    assert repr(gathering) == "<_GatheringFuture pending>"
+    assert repr(gathering).startswith("<_GatheringFuture pending")
     assert "_GatheringFuture" in repr(future) and "_told" in repr(future)
     future.set_result(1)
     assert await gathering == [1]
@@ -60,9 +64,10 @@ async def test_the_gathering_shows_in_the_repr_of_its_children_and_can_be_asked_
 
 @on_noria
 async def test_deeply_nested_gatherings_are_cancelled_or_raise_recursion_error() -> None:
+    asyncio.get_running_loop().set_debug(False)  # which notes where each was made
     inner = asyncio.get_running_loop().create_future()
     outer: Any = inner
-    for _ in range(100_000):
+    for _ in range(20_000):
         outer = noria.gather(outer)
     with pytest.raises(RecursionError):
         outer.cancel()
@@ -186,7 +191,9 @@ async def test_a_program_may_derive_from_the_group_and_set_attributes() -> None:
         return variable.get()
 
     async with Counting(3) as group:
-        tasks = [group.create_task(answer(n)) for n in range(2)] + [group.create_task(look(), context=context)]
+        tasks = [group.create_task(answer(n)) for n in range(2)] + [
+            group.create_task(look(), context=context)
+        ]
         assert group.limit == 0
     assert [task.result() for task in tasks] == [0, 1, 7]
     assert group.limit == 0
@@ -262,7 +269,11 @@ async def test_the_current_task_is_the_one_that_runs_whoever_made_it() -> None:
         await asyncio.sleep(0)
         return noria.current_task()
 
-    for task in (loop.create_task(look()), asyncio.Task(look(), loop=loop), noria.Task(look(), eager_start=True)):
+    for task in (
+        loop.create_task(look()),
+        asyncio.Task(look(), loop=loop),
+        noria.Task(look(), eager_start=True),
+    ):
         assert await task is task
     assert [ours is theirs for ours, theirs in seen] == [True] * 3
     assert noria.current_task() is outer

@@ -116,7 +116,7 @@ def test_the_history_of_another_exception_tells_of_the_timeout(run: Callable[...
                 try:
                     await forever()
                 finally:
-                    1 / 0  # noqa: B018
+                    1 / 0
         assert isinstance(raised.value.__context__, TimeoutError)
         assert isinstance(raised.value.__context__.__cause__, asyncio.CancelledError)
         with pytest.raises(ExceptionGroup) as group:

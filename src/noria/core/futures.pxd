@@ -15,8 +15,8 @@ cdef class Future(Ready):
     cdef object error_origin     # its traceback as it was then; in a cancelled task the CancelledError that ended it
     cdef object first            # first callback, or the first task waiting if first_context is None
     cdef object first_context
-    cdef list rest               # the others: (callback, context); context None marks a waiting task, WATCHES a
-                                 # compiled object that is told
+    # the others: (callback, context); context None marks a waiting task, WATCHES a compiled object that is told
+    cdef list rest
     cdef object message          # of cancel()
     cdef object source_tb
     cdef dict extra              # attributes that programs set

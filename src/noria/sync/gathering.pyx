@@ -113,14 +113,13 @@ cdef object result_of(object child):
 def gather(*coros_or_futures, return_exceptions=False):
     """Run all of them; returns a future of the list of their results, in the order given.
 
-    return_exceptions: False: the first exception ends the gathering, while the others go on; True: exceptions stand among
-    the results. Cancelling the future cancels all that have not ended. Raises TypeError if one cannot be awaited,
+    return_exceptions: False: the first exception ends the gathering, while the others go on; True: exceptions stand
+    among the results. Cancelling the future cancels all that have not ended. Raises TypeError if one cannot be awaited,
     ValueError if they belong to different loops.
 
     Source: asyncio.gather.
     """
     cdef _GatheringFuture outer
-    cdef Future empty
     cdef dict seen
     cdef list children, done, early
     if not coros_or_futures:

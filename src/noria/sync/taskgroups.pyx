@@ -6,7 +6,7 @@ ready queue where asyncio has the callback. The parent waits in the awaitable th
 
 cimport cython
 
-from noria.core.futures cimport CANCELLED, FINISHED, PENDING, Future
+from noria.core.futures cimport PENDING
 from noria.core.tasks cimport Task
 from noria.core.waits cimport DONE, RAISE, WAIT, Waiter, running_loop
 from noria.core.wheel cimport Ready, Wheel, push
@@ -83,8 +83,8 @@ cdef class TaskGroup(Ready):
     def create_task(self, coro, *, name=None, context=None):
         """Run a coroutine as a task of this group; returns the task.
 
-        name, context: as of `create_task`. Raises RuntimeError, and closes the coroutine, before the block is entered, once
-        it is left, and after a task failed.
+        name, context: as of `create_task`. Raises RuntimeError, and closes the coroutine, before the block is entered,
+        once it is left, and after a task failed.
         """
         if not self.entered:
             coro.close()

@@ -52,8 +52,8 @@ cdef Task native_task(object loop, object coro, object name, object context):
 def create_task(coro, *, name=None, context=None):
     """Run a coroutine as a task of the running loop; returns the task.
 
-    name: str, shown in reprs; "Task-N" by default. context: the contextvars.Context it runs in; by default a copy of the
-    current one. Raises RuntimeError if no loop runs, TypeError if coro is no coroutine.
+    name: str, shown in reprs; "Task-N" by default. context: the contextvars.Context it runs in; by default a copy of
+    the current one. Raises RuntimeError if no loop runs, TypeError if coro is no coroutine.
 
     Source: asyncio.create_task.
     """

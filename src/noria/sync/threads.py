@@ -90,7 +90,7 @@ def run_coroutine_threadsafe(
     if not _iscoroutine(coro):
         raise TypeError("A coroutine object is required")
     theirs: concurrent.futures.Future[_T] = concurrent.futures.Future()
-    awaitable: Awaitable[_T] = coro  # type: ignore[assignment]
+    awaitable: Awaitable[_T] = coro
 
     def start() -> None:
         try:

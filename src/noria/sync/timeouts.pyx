@@ -5,7 +5,7 @@ timer's entry, and what passes each step on to the awaitable it watches over; be
 nothing to be told or woken.
 """
 
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 cimport cython
@@ -17,7 +17,7 @@ from noria.core.capi cimport (
 from noria.core.futures cimport Future, is_native
 from noria.core.loop cimport CoreLoop
 from noria.core.tasks cimport Task
-from noria.core.waits cimport DONE, FRESH, OVER, YIELDED, Waiter, running_loop
+from noria.core.waits cimport FRESH, OVER, YIELDED, Waiter, running_loop
 from noria.core.wheel cimport Ready, push
 from noria.sync.tasks cimport cancel, running_task, to_future
 
@@ -38,8 +38,8 @@ cdef Py_ssize_t cancelling(object task) except -1:
 
 
 cdef object timed_out(object task, Py_ssize_t before, object kind, object error):
-    # The block was left after its time was up, by the exception, if any. Returns the TimeoutError to raise instead if the
-    # cancellation was ours alone.
+    # The block was left after its time was up, by the exception, if any. Returns the TimeoutError to raise instead if
+    # the cancellation was ours alone.
     if task.uncancel() > before or kind is None:
         return None
     if issubclass(kind, CancelledError):
@@ -486,8 +486,8 @@ noria_set_await(Passage, itself, pass_through)
 def wait_for(fut, timeout):
     """Await fut, at most `timeout` seconds (None: for ever); returns its result.
 
-    When the time is up what is awaited is cancelled, and once it has ended TimeoutError is raised; if it returns a value in
-    spite of being cancelled, that is returned. A timeout of 0 or less: the result must be there already.
+    When the time is up what is awaited is cancelled, and once it has ended TimeoutError is raised; if it returns a
+    value in spite of being cancelled, that is returned. A timeout of 0 or less: the result must be there already.
 
     A coroutine. Raises RuntimeError outside a task.
 

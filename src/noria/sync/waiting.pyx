@@ -1,7 +1,7 @@
 """wait and as_completed: for several futures, in the order in which they end.
 
-`wait` is one object: what the task waits for, the timer's entry in the heap, and what each future tells that it is done.
-Only the future that ends the wait has anything queued.
+`wait` is one object: what the task waits for, the timer's entry in the heap, and what each future tells that it is
+done. Only the future that ends the wait has anything queued.
 """
 
 cimport cython
@@ -305,9 +305,9 @@ cdef Next next_of(_AsCompletedIterator iterator, bint plain):
 def as_completed(fs, *, timeout=None):
     """The awaitables in fs, run at the same time, in the order in which they end.
 
-    Asynchronous iteration yields the futures and tasks themselves (tasks made for what was none); plain iteration yields
-    coroutines, each of which returns the result, or raises the exception, of the next to end. timeout: seconds until both
-    raise TimeoutError; None: never. Raises TypeError if fs is itself awaitable.
+    Asynchronous iteration yields the futures and tasks themselves (tasks made for what was none); plain iteration
+    yields coroutines, each of which returns the result, or raises the exception, of the next to end. timeout: seconds
+    until both raise TimeoutError; None: never. Raises TypeError if fs is itself awaitable.
 
     Source: asyncio.as_completed, as of 3.13.
     """
