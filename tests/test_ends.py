@@ -60,6 +60,10 @@ def test_calls_from_many_threads_run_or_are_refused_also_while_the_loop_closes()
         started.wait(DEADLINE)
         loop.run_until_complete(asyncio.sleep(0.002))
         ran_open = ran
+        call = Call()
+        held.append(weakref.ref(call))
+        loop.call_soon(call)
+        del call
         loop.close()
         for thread in threads:
             thread.join(DEADLINE)

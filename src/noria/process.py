@@ -35,6 +35,7 @@ from typing import Any
 
 # Seconds that wait() gives the pipes to end with their child. They outlive it if its own children hold them.
 GRACE = 0.1
+ASKED = 4  # how often the kernel is asked meanwhile, at least
 # Milliseconds that a killed child has to end when there is no loop any more to see it.
 LAST_MOMENTS = 200
 
@@ -281,7 +282,15 @@ class ProcessTransport(asyncio.SubprocessTransport):
         if self._early is not None and self._closed:
             self._wake()  # given up before connection_made(): nothing else will
         elif not self._finished:
-            self._grace = self._loop.call_later(GRACE, self._wake)
+            self._give_grace(ASKED)
+
+    def _give_grace(self, left: int) -> None:
+        # In pieces, lest a turn of the loop that is longer than GRACE use it up: the end of a pipe that ended with the
+        # child is in the kernel by now, but it takes a few turns until it has been asked for and passed on.
+        if left:
+            self._grace = self._loop.call_later(GRACE / ASKED, self._give_grace, left - 1)
+        else:
+            self._wake()
 
     def _wake(self) -> None:
         self._over = True

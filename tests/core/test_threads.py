@@ -8,7 +8,7 @@ import time
 import pytest
 
 import noria
-from core.running import new_loop, on_noria
+from core.running import new_loop, on_noria, python
 
 
 def test_a_hundred_thousand_calls_from_four_threads_all_run() -> None:
@@ -62,6 +62,18 @@ def test_a_call_wakes_a_loop_that_has_nothing_else_to_wait_for() -> None:
             thread.start()
             loop.run_until_complete(future)
             thread.join()
+
+
+def test_a_call_wakes_a_loop_that_fell_asleep_long_ago() -> None:
+    program = """
+import noria, threading
+loop = noria.new_event_loop()
+threading.Timer(0.05, loop.call_soon_threadsafe, (loop.stop,)).start()
+loop.run_forever()
+loop.close()
+print("woken")
+"""
+    assert python(program, timeout=10).stdout == "woken\n"
 
 
 def test_calls_may_be_made_before_the_loop_runs_and_while_it_closes() -> None:

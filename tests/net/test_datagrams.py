@@ -1,6 +1,7 @@
 """Datagram endpoints: what is sent arrives whole, once, in order and from where it came; errors belong to what failed."""
 
 import asyncio
+import contextvars
 import errno
 import gc
 import hashlib
@@ -421,6 +422,12 @@ async def test_what_cannot_be_sent_is_told_at_once_and_the_rest_goes_on() -> Non
             assert isinstance(protocol.errors[2], OSError)
             transport.sendto(b"5", ("localhost", far.getsockname()[1]))
             assert [far.recv(9) for _ in range(3)] == [b"1", b"2", b"5"]
+            async with endpoint(local_addr=("::1", 0)) as (v6, v6_protocol):
+                v6.sendto(b"6", to := far.getsockname())  # no IPv6 address
+                transport.sendto(b"7", to)
+                v6.sendto(b"8", to)  # the same object
+                assert [type(error) for error in v6_protocol.errors] == [socket.gaierror] * 2
+                assert far.recv(9) == b"7"
             for wrong in ("text", 5, None, [1]):
                 with pytest.raises(TypeError, match="data argument must be a bytes-like object, not"):
                     transport.sendto(wrong, far.getsockname())
@@ -542,53 +549,68 @@ def test_after_closing_within_a_batch_no_more_is_delivered(how: str) -> None:
     program()
 
 
-@on_noria
-async def test_pausing_within_a_batch_holds_back_the_rest_until_resumed() -> None:
+# 38: in the last batch, so that the kernel has nothing more that would remind the loop of the rest.
+@pytest.mark.parametrize("after", [5, 38])
+def test_pausing_within_a_batch_holds_back_the_rest_until_resumed(after: int) -> None:
     class Pausing(Doing):
         def act(self) -> None:
             self.transport.pause_reading()
 
-    transport, protocol = await fed(Pausing)
-    await until(lambda: len(protocol.received) == 5)
-    await turns(20)
-    assert protocol.data == numbered(5)
-    assert not transport.is_reading()
-    protocol.after = 17
-    transport.resume_reading()
-    await until(lambda: len(protocol.received) == 17)
-    await turns(20)
-    assert protocol.data == numbered(17)
-    transport.resume_reading()
-    await until(lambda: len(protocol.received) == 40)
-    assert protocol.data == numbered(40)
-    transport.close()
-    await protocol.lost
+    Pausing.after = after
+
+    @on_noria
+    async def program() -> None:
+        transport, protocol = await fed(Pausing)
+        await until(lambda: len(protocol.received) == after)
+        await asyncio.sleep(0.005)
+        assert protocol.data == numbered(after)
+        assert not transport.is_reading()
+        protocol.after = 39
+        transport.resume_reading()
+        await until(lambda: len(protocol.received) == 39)
+        await asyncio.sleep(0.005)
+        assert protocol.data == numbered(39)
+        transport.resume_reading()
+        await until(lambda: len(protocol.received) == 40)
+        assert protocol.data == numbered(40)
+        transport.close()
+        await protocol.lost
+
+    program()
 
 
-@on_noria
-async def test_a_nested_run_within_a_batch_gets_the_next_datagrams() -> None:
+@pytest.mark.parametrize("after", [5, 38])
+def test_a_nested_run_within_a_batch_gets_the_next_datagrams(after: int) -> None:
     class Nesting(Doing):
         def act(self) -> None:
             loop_().run_until_complete(until(lambda: len(self.received) == 40))
 
-    transport, protocol = await fed(Nesting)
-    await until(lambda: len(protocol.received) == 40)
-    assert protocol.data == numbered(40)
-    transport.close()
-    await protocol.lost
+    Nesting.after = after
+
+    @on_noria
+    async def program() -> None:
+        transport, protocol = await fed(Nesting)
+        await until(lambda: len(protocol.received) == 40)
+        assert protocol.data == numbered(40)
+        transport.close()
+        await protocol.lost
+
+    program()
 
 
-def test_an_interrupt_within_a_batch_loses_no_datagram() -> None:
+@pytest.mark.parametrize("after", [5, 38])
+def test_an_interrupt_within_a_batch_loses_no_datagram(after: int) -> None:
     class Interrupted(Doing):
         def act(self) -> None:
             raise KeyboardInterrupt
 
+    Interrupted.after = after
     loop = noria.new_event_loop()
     try:
         transport, protocol = loop.run_until_complete(fed(Interrupted))
         with pytest.raises(KeyboardInterrupt):
             loop.run_until_complete(until(lambda: len(protocol.received) == 40))
-        assert protocol.data == numbered(5)
+        assert protocol.data == numbered(after)
         loop.run_until_complete(until(lambda: len(protocol.received) == 40))
         assert protocol.data == numbered(40)
         transport.close()
@@ -614,6 +636,32 @@ async def test_a_protocol_changed_within_a_batch_gets_the_rest() -> None:
     assert transport.get_protocol() is heir
     transport.close()
     await heir.lost
+
+
+@on_noria
+async def test_the_protocol_is_called_in_the_context_the_endpoint_was_made_in() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    seen: list[str] = []
+
+    class Looking(Datagrams):
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            super().datagram_received(data, addr)
+            seen.append(variable.get())
+            variable.set(f"received {len(seen)}")
+
+    variable.set("made")
+    async with endpoint(local_addr=("127.0.0.1", 0)) as (near, _):
+        transport, protocol = await loop_().create_datagram_endpoint(
+            Looking, remote_addr=near.get_extra_info("sockname")
+        )
+        variable.set("later")
+        for _ in range(3):
+            near.sendto(b"x", transport.get_extra_info("sockname"))
+        await until(lambda: len(seen) == 3)
+        assert seen == ["made", "received 1", "received 2"]
+        assert variable.get() == "later"
+        transport.close()
+        await protocol.lost
 
 
 # Arguments.

@@ -1,6 +1,7 @@
 """TLS with programs that are not ours: openssl's client and server, nginx, curl, aiohttp; TLS 1.2 and 1.3."""
 
 import asyncio
+import os
 import re
 import signal
 import ssl
@@ -29,11 +30,21 @@ def only(context: ssl.SSLContext, version: str) -> ssl.SSLContext:
     return context
 
 
+def plain() -> dict[str, str]:
+    """The environment without what a build with sanitizers has put there for Python."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 @asynccontextmanager
 async def program_of(*command: str) -> AsyncIterator[subprocess.Popen[bytes]]:
     """A child with pipes, killed at the end."""
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+    child = subprocess.Popen(  # noqa: ASYNC220 - it takes a moment, and nothing else goes on
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,
+        env=plain(),
     )
     try:
         yield child
@@ -172,7 +183,7 @@ def test_curl_as_client(ca: Authority, identity: Identity, version: str, tmp_pat
                 curl, "--silent", "--show-error", "--fail", "--cacert", str(ca.cert), "--http1.1", "--data-binary",
                 f"@{tmp_path / 'body'}", f"https://localhost:{port}/", "--resolve", f"localhost:{port}:127.0.0.1",
             ],
-            capture_output=True, timeout=20, check=False,
+            capture_output=True, timeout=20, check=False, env=plain(),
         )  # fmt: skip
         await runner.cleanup()
         assert done.returncode == 0, done.stderr
@@ -259,7 +270,10 @@ def test_a_big_file_goes_over_tls_by_sendfile(ca: Authority, identity: Identity,
     async def program() -> None:
         async with nothing_left_open(), serving(Echo, ca.server_context(identity)) as server:
             transport, protocol = await loop_().create_connection(
-                Recorder, *server.sockets[0].getsockname(), ssl=ca.client_context(), server_hostname="localhost"
+                Recorder,
+                *server.sockets[0].getsockname(),
+                ssl=ca.client_context(),
+                server_hostname="localhost",
             )
             with (tmp_path / "file").open("rb") as file:
                 with pytest.raises(RuntimeError, match="fallback is disabled"):

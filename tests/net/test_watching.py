@@ -137,6 +137,44 @@ async def test_an_event_of_a_closed_descriptor_does_not_reach_the_one_that_got_i
 
 
 @on_noria
+async def test_nor_does_it_if_a_transport_closes_and_opens_them_while_events_are_handed_out() -> None:
+    # Protocols are called while the kernel's list of events is being gone through, others from the ready queue.
+    loop = asyncio.get_running_loop()
+    seen: list[bytes] = []
+    replaced: list[socket.socket] = []
+    near, far = socket.socketpair()
+    old, old_far = socket.socketpair()
+    for sock in (near, old):
+        sock.setblocking(False)
+
+    class Replaces(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            number = old.fileno()
+            loop.remove_reader(old)
+            old.close()
+            replaced.extend(socket.socketpair())
+            assert replaced[0].fileno() == number
+            replaced[0].setblocking(False)
+            loop.add_reader(replaced[0], lambda: seen.append(replaced[0].recv(10)))
+
+    transport, _ = await loop.create_connection(Replaces, sock=near)
+    loop.add_reader(old, lambda: seen.append(b"old"))
+    await asyncio.sleep(0.001)
+    far.send(b"first")  # the kernel reports in the order of arrival
+    old_far.send(b"second")
+    await until(lambda: replaced)
+    await turns(3)
+    assert seen == []  # a call would have found nothing to read, and raised
+    replaced[1].send(b"new")
+    await until(lambda: seen)
+    assert seen == [b"new"]
+    loop.remove_reader(replaced[0])
+    transport.close()
+    for sock in (far, old_far, *replaced):
+        sock.close()
+
+
+@on_noria
 async def test_a_descriptor_closed_without_remove_reader_and_opened_again_is_watched_anew() -> None:
     loop = asyncio.get_running_loop()
     seen: list[str] = []

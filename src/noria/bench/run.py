@@ -190,9 +190,8 @@ class Bench:
             used = cpu_seconds(server) - before
             _, errors = process.communicate()
         if not figures:
-            raise CannotMeasure(
-                "error", errors.strip().splitlines()[-1] if errors else "no message from the load"
-            )
+            kind = "hang" if process.returncode == 3 else "error"
+            raise CannotMeasure(kind, (errors.strip() or "no message from the load").splitlines()[-1])
         requests, took, *lost = figures.split()
         if not int(requests):
             raise CannotMeasure("hang", f"not one answer in {seconds} s")

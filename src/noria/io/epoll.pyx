@@ -18,9 +18,9 @@ from noria.core.capi cimport PyErr_CheckSignals
 from noria.core.wheel cimport Wheel, push
 from noria.io.driver cimport WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
-    EBADF, EEXIST, EINTR, ENOENT, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD,
-    EPOLLERR, EPOLLHUP, EPOLLIN, MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1,
-    epoll_ctl, epoll_event, errno, iovec, mmsghdr, msghdr, noria_accept, noria_recvmmsg, noria_sendmmsg,
+    EBADF, EEXIST, EINTR, ENOENT, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR,
+    EPOLLHUP, EPOLLIN, MSG_DONTWAIT, MSG_NOSIGNAL, O_CLOEXEC, O_NONBLOCK, close, epoll_create1, epoll_ctl,
+    epoll_event, errno, iovec, mmsghdr, msghdr, noria_accept, noria_keep_heap, noria_recvmmsg, noria_sendmmsg,
     noria_wait, pipe2, read, recv, recvmsg, send as sys_send, sendmsg, sendto, sockaddr, sockaddr_storage,
     socklen_t, write, writev,
 )
@@ -76,6 +76,7 @@ cdef class EpollDriver(IODriver):
         cdef epoll_event event
         if self.epfd >= 0:
             raise RuntimeError("the driver is open already")
+        noria_keep_heap()
         self.buffer = <char*>calloc(1, BUFFER)
         if self.buffer == NULL:
             raise MemoryError
@@ -402,6 +403,8 @@ cdef class EpollDriver(IODriver):
                 return -errno
 
     cdef int send_to(self, Channel channel, void* data, size_t n, sockaddr* addr, socklen_t size) noexcept:
+        if self.abandoned:
+            return -EBADF
         while sendto(channel.fd, data, n, MSG_DONTWAIT | MSG_NOSIGNAL, addr, size) < 0:
             if errno != EINTR:
                 return -errno
@@ -409,6 +412,8 @@ cdef class EpollDriver(IODriver):
 
     cdef int send_many(self, Channel channel, mmsghdr* messages, int count) noexcept:
         cdef int n
+        if self.abandoned:
+            return -EBADF
         while True:
             n = noria_sendmmsg(channel.fd, messages, count)
             if n >= 0:

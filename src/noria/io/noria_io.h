@@ -7,6 +7,7 @@
 #endif
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -23,6 +24,15 @@ static inline int noria_recvmmsg(int fd, struct mmsghdr *messages, int count) {
 
 static inline int noria_sendmmsg(int fd, struct mmsghdr *messages, int count) {
     return sendmmsg(fd, messages, (unsigned int)count, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Let glibc keep up to 8 MiB of free heap instead of giving it back to the kernel and faulting it in again, page by
+   page, for each message of more than 64 KiB. Freeing one block of its own that was mapped makes malloc raise both its
+   thresholds (mallopt(3), M_MMAP_THRESHOLD: the dynamic one, and M_TRIM_THRESHOLD to twice that). Unlike a call of
+   mallopt() that leaves the thresholds alone which the user has set, and does nothing with other allocators. */
+static inline void noria_keep_heap(void) {
+    void *volatile block = malloc(4 * 1024 * 1024);  /* volatile: or the compiler takes the pair for nothing */
+    free(block);
 }
 
 #ifndef SYS_epoll_pwait2

@@ -39,6 +39,7 @@ cdef extern from "noria_io.h" nogil:
     int noria_accept(int fd, sockaddr_storage* addr, socklen_t* size)
     int noria_recvmmsg(int fd, mmsghdr* messages, int count)
     int noria_sendmmsg(int fd, mmsghdr* messages, int count)
+    void noria_keep_heap()
     int noria_wait(int epfd, epoll_event* events, int room, double timeout)
 
 cdef extern from "<netinet/in.h>" nogil:

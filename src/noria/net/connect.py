@@ -25,8 +25,8 @@ from noria.net.eyeballs import interleave, race
 from noria.net.resolve import AddressInfo
 from noria.net.server import Server
 from noria.net.sockcalls import SocketCalls, check_sendfile
-from noria.net.stream import Layer, StreamTransport, open_stream
-from noria.net.tls import wrap_tls
+from noria.net.stream import StreamTransport, open_stream
+from noria.net.tls import TLSTransport, wrap_tls
 
 ProtocolFactory = Callable[[], Any]
 
@@ -256,6 +256,7 @@ class Connecting(SocketCalls):
     ) -> tuple[Any, Any]:
         sock.setblocking(False)
         set_nodelay(sock)
+        transport: Any
         try:
             protocol = protocol_factory()
             if not ssl_:
@@ -313,7 +314,7 @@ class Connecting(SocketCalls):
             "ssl_shutdown_timeout": ssl_shutdown_timeout,
             "call_connection_made": False,
         }
-        if isinstance(transport, Layer):
+        if isinstance(transport, (StreamTransport, TLSTransport)):
             secured = wrap_tls(self, protocol, sslcontext, waiter, **options)
             secured._start_on(transport)
             try:

@@ -258,9 +258,10 @@ cdef class DatagramTransport(StreamTransport):
         return self.hand_over(data, addr)
 
     cdef int judge(self, int came) except -1:
-        # Ask for twice as many if all asked for were there: each call that gets fewer has paid for one attempt in vain.
+        # Ask for twice as many if all asked for were there, else slowly for fewer: a call that gets fewer has paid for
+        # one attempt in vain.
         if came < self.expect:
-            self.expect = max(came, 1)
+            self.expect = max(came, self.expect >> 1)
         elif self.expect < AT_ONCE:
             self.expect *= 2
         return 0

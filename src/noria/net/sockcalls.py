@@ -297,9 +297,8 @@ class SocketCalls(Resolving):
                 if sent == 0:
                     break
                 at += sent
-                if (
-                    at < size and at - offset != count
-                ):  # else there is nothing left, or we are told so without waiting
+                # At the file's end there is nothing to wait for: the next call says whether it has grown.
+                if at < size and at - offset != count:
                     await room()
             return at - offset
         finally:

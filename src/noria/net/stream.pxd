@@ -38,8 +38,8 @@ cdef class Layer(Channel):
     cdef int carry(self, bytes data, bint more) except -1
     cdef Py_ssize_t unsent(self) noexcept
     # What the layer below tells: the connection is there; these bytes came (valid until the method returns or calls the
-    # program); the peer ended its stream (true: do not close for that); some of what was unsent has gone; this is the last
-    # moment to hand over what is kept back; the connection is gone. Each deals with the errors of the program itself.
+    # program); the peer ended its stream (true: do not close for that); some of what was unsent has gone; this is the
+    # last moment to hand over what is kept back; the connection is gone. Each deals with the program's errors itself.
     cdef int made(self, Layer below) except -1
     cdef int received(self, char* data, Py_ssize_t n) except -1
     cdef bint ends(self) except -1

@@ -5,7 +5,7 @@ cdef enum State:
     IDLE         # nothing below it yet
     HANDSHAKE
     WRAPPED      # data goes both ways
-    FLUSHING     # it is to end; what was written still goes out (and what came is still delivered, if the peer ended it)
+    FLUSHING     # it is to end; what was written still goes out, and what came is delivered if the peer ended it
     SHUTDOWN     # our close_notify is out; the peer's is awaited
     DONE         # both are; the layer below is being closed
     GONE         # the connection is lost or aborted; connection_lost() follows or has been

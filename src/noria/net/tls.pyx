@@ -23,7 +23,7 @@ Leaves to others: making connections and start_tls (connect.py), the socket (str
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from libc.string cimport memcpy
@@ -116,7 +116,7 @@ cdef object taken():
 
 
 cdef class TLSTransport(Layer):
-    """A TLS connection. Made by the loop's create_connection, create_server and their kin, given `ssl`, and start_tls."""
+    """A TLS connection. Made by the loop's create_connection, create_server and their kin with `ssl`, and start_tls."""
 
     def __init__(self):
         raise TypeError("transports are made by the loop: create_connection(), create_server(), start_tls()")
@@ -701,12 +701,12 @@ cdef class TLSTransport(Layer):
         try:
             if self.below.unsent() == 0 and self.backlog:
                 self.write_out(False)
-            if self.state == FLUSHING:
-                self.flush_out()
-            elif self.reader == LAYER:
+            if self.reader == LAYER:
                 self.above.room()
             else:
                 self.relieve()
+            if self.state == FLUSHING:
+                self.flush_out()
         finally:
             if entered:
                 self.leave(outer)
@@ -729,7 +729,7 @@ cdef class TLSTransport(Layer):
         return 0
 
     def set_write_buffer_limits(self, high=None, low=None):
-        """Bytes buffered, plain and encrypted, above which the protocol is told to pause writing, and below which to go on.
+        """Bytes buffered, plain and encrypted, above which the protocol is told to pause writing; below which to go on.
 
         Defaults: 512 KiB, and a quarter of high. Raises ValueError unless high >= low >= 0.
         """

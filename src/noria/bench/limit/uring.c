@@ -2,11 +2,12 @@
  *
  *   uring
  *
- * Listens on a free port of 127.0.0.1, prints {"address": "tcp:PORT"} and serves until it is killed. One request each
- * accepts every connection and receives all that comes on one (multishot), into buffers that the kernel picks from a
- * ring. A buffer is sent back from where it is and then returned. A connection has one send under way at a time, so that
- * the bytes stay in order; what came meanwhile is queued. With no buffer left receiving ends, and is asked for again
- * when there is one. (A client that sends and never receives could keep all buffers: not for use outside.)
+ * Listens on a free port of 127.0.0.1, prints {"address": "tcp:PORT"} and serves until it is killed. One request
+ * accepts every connection, and one for each connection receives all that comes on it (multishot), into buffers
+ * that the kernel picks from a ring. A buffer is sent back from where it is and then returned. A connection has
+ * one send under way at a time, so that the bytes stay in order; what came meanwhile is queued. With no buffer
+ * left receiving ends, and is asked for again when there is one. (A client that sends and never receives could
+ * keep all buffers: not for use outside.)
  *
  * io_uring_enter(2), io_uring_register(2); the memory barriers are those of io_uring(7). Needs Linux 6.1. */
 #define _GNU_SOURCE
@@ -24,7 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { ENTRIES = 4096, COMPLETIONS = 32768, BUFFERS = 2048, BUFFER = 16 * 1024, NONE = -1 };
+enum { ENTRIES = 4096, COMPLETIONS = 32768, BUFFERS = 1024, BUFFER = 64 * 1024, NONE = -1 };
 enum { ACCEPT, RECEIVE, SEND, CLOSE };  /* what a completion is of; its descriptor stands beside */
 
 static struct connection {

@@ -4,8 +4,8 @@
  *
  * ADDRESS is tcp:PORT or tls:PORT or udp:PORT (of 127.0.0.1) or unix:PATH. Each connection has one message of SIZE
  * bytes under way: it is sent, every byte that comes back is compared, and the next one is sent. First every connection
- * has its message answered once. Then the clock runs for SECONDS, after which no new message is sent and those under way
- * are waited for, so that every message the server has worked on is counted. Prints "MESSAGES SECONDS", for UDP
+ * has its message answered once. Then the clock runs for SECONDS, after which no new message is sent and those under
+ * way are waited for, so that every message the server has worked on is counted. Prints "MESSAGES SECONDS", for UDP
  * "MESSAGES SECONDS LOST": a datagram without an answer for a while is sent again and counted as lost.
  *
  *   churn  a new connection for each message, CONNECTIONS of them at a time
@@ -13,8 +13,8 @@
  *   wait   print "ready" and wait for a line on standard input before the clock starts; wait for another one after the
  *          result, before the connections are closed: the caller can read the server's CPU time at these moments
  *
- * Exits with 1 and a message if the server does anything else, with 3 if nothing comes back for 5 seconds. In C, so that
- * the load costs less than any server under test; TLS with -DWITH_TLS -lssl -lcrypto. */
+ * Exits with 1 and a message if the server does anything else, with 3 if nothing comes back for 5 seconds. In C, so
+ * that the load costs less than any server under test; TLS with -DWITH_TLS -lssl -lcrypto. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
