@@ -174,7 +174,7 @@ def gather(*coros_or_futures, return_exceptions=False):
     return outer
 
 
-cdef class ShieldingFuture(Future):
+cdef class _ShieldingFuture(Future):
     """What shield() returns."""
     cdef object inner            # None when it is over
 
@@ -231,11 +231,11 @@ def shield(arg):
 
     Source: asyncio.shield.
     """
-    cdef ShieldingFuture outer
+    cdef _ShieldingFuture outer
     inner = to_future(arg, None)
     if inner.done():
         return inner
-    outer = ShieldingFuture.__new__(ShieldingFuture)
+    outer = _ShieldingFuture.__new__(_ShieldingFuture)
     outer.attach(loop_of(inner))
     outer.inner = inner
     watch(inner, outer.loop, outer, outer._told)

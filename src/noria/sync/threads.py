@@ -19,7 +19,6 @@ from noria.sync.tasks import ensure_future, isfuture
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
-_iscoroutine = asyncio.coroutines.iscoroutine
 _CancelledError = asyncio.CancelledError
 
 
@@ -87,7 +86,7 @@ def run_coroutine_threadsafe(
 
     Source: asyncio.run_coroutine_threadsafe.
     """
-    if not _iscoroutine(coro):
+    if not asyncio.coroutines.iscoroutine(coro):
         raise TypeError("A coroutine object is required")
     theirs: concurrent.futures.Future[_T] = concurrent.futures.Future()
     awaitable: Awaitable[_T] = coro

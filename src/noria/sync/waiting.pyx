@@ -15,13 +15,16 @@ from noria.sync.tasks cimport to_future, unwatch, watch
 
 import asyncio.coroutines
 import asyncio.events
+import asyncio.tasks
 import inspect
-from asyncio import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from collections import deque
 
 from noria.sync.coroutines import coroutine_function
 from noria.sync.tasks import isfuture
 
+cdef object ALL_COMPLETED = asyncio.tasks.ALL_COMPLETED
+cdef object FIRST_COMPLETED = asyncio.tasks.FIRST_COMPLETED
+cdef object FIRST_EXCEPTION = asyncio.tasks.FIRST_EXCEPTION
 cdef object iscoroutine = asyncio.coroutines.iscoroutine
 cdef object get_event_loop = asyncio.events.get_event_loop
 
