@@ -1,7 +1,8 @@
 """noria: the asyncio module rebuilt in one fast compiled core.
 
 Every public name of asyncio is here; where noria has its own it is noria's. Importing changes nothing outside:
-a program enters by `noria.run`, `noria.Runner`, `noria.install`, or `loop_factory=noria.new_event_loop`.
+a program enters by `noria.run`, `noria.Runner`, `noria.install`, `noria.patch`, or
+`loop_factory=noria.new_event_loop`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from noria.core.timers import TimerHandle as TimerHandle
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop
 from noria.net.server import Server as Server
 from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
+from noria.substitution import patch as patch, unpatch as unpatch
 from noria.sync.barriers import Barrier as Barrier
+from noria.sync.gathering import gather as gather, shield as shield
 from noria.sync.locks import (
     BoundedSemaphore as BoundedSemaphore,
     Condition as Condition,
@@ -37,6 +40,25 @@ from noria.sync.queues import (
     QueueShutDown as QueueShutDown,
 )
 from noria.sync.sleeping import sleep as sleep
+from noria.sync.taskgroups import TaskGroup as TaskGroup
+from noria.sync.tasks import (
+    create_task as create_task,
+    current_task as current_task,
+    ensure_future as ensure_future,
+    isfuture as isfuture,
+)
+from noria.sync.threads import (
+    run_coroutine_threadsafe as run_coroutine_threadsafe,
+    to_thread as to_thread,
+    wrap_future as wrap_future,
+)
+from noria.sync.timeouts import (
+    Timeout as Timeout,
+    timeout as timeout,
+    timeout_at as timeout_at,
+    wait_for as wait_for,
+)
+from noria.sync.waiting import as_completed as as_completed, wait as wait
 
 __version__ = "0.1.0"
 
@@ -52,6 +74,8 @@ __all__ = sorted(
         "eager_task_factory",
         "install",
         "new_event_loop",
+        "patch",
+        "unpatch",
     }
 )
 

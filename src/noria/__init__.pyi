@@ -32,8 +32,6 @@ from asyncio import (
     StreamWriter as StreamWriter,
     SubprocessProtocol as SubprocessProtocol,
     SubprocessTransport as SubprocessTransport,
-    TaskGroup as TaskGroup,
-    Timeout as Timeout,
     TimeoutError as TimeoutError,
     Transport as Transport,
     WriteTransport as WriteTransport,
@@ -44,7 +42,6 @@ from asyncio import (
     _set_running_loop as _set_running_loop,
     _unregister_task as _unregister_task,
     all_tasks as all_tasks,
-    as_completed as as_completed,
     create_subprocess_exec as create_subprocess_exec,
     create_subprocess_shell as create_subprocess_shell,
     create_task as create_task,
@@ -66,8 +63,6 @@ from asyncio import (
     sleep as sleep,
     start_server as start_server,
     start_unix_server as start_unix_server,
-    timeout as timeout,
-    timeout_at as timeout_at,
     to_thread as to_thread,
     wait as wait,
     wait_for as wait_for,
@@ -85,6 +80,7 @@ from noria.core.timers import TimerHandle as TimerHandle
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop
 from noria.net.server import Server as Server
 from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
+from noria.substitution import patch as patch, unpatch as unpatch
 from noria.sync.barriers import Barrier as Barrier
 from noria.sync.locks import (
     BoundedSemaphore as BoundedSemaphore,
@@ -99,6 +95,9 @@ from noria.sync.queues import (
     Queue as Queue,
     QueueShutDown as QueueShutDown,
 )
+from noria.sync.taskgroups import TaskGroup as TaskGroup
+from noria.sync.timeouts import Timeout as Timeout, timeout as timeout, timeout_at as timeout_at
+from noria.sync.waiting import as_completed as as_completed
 
 if sys.version_info >= (3, 13):
     from asyncio import EventLoop as EventLoop

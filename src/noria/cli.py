@@ -3,7 +3,8 @@
 Each command's own code is imported when it is asked for, so `noria run` needs none of the packages of an
 extra.
 
-`noria run` promises that a script cannot tell it from `python`, save that asyncio's event loops are noria's:
+`noria run` promises that a script cannot tell it from `python`, save that asyncio's event loops, tasks, locks, queues
+and the like are noria's (see `noria.patch`):
 `sys.argv`, `sys.path[0]`, `__main__` (whose objects pickle and whose children `multiprocessing` can spawn),
 exit status and tracebacks are those of `python`. Not promised: processes that the script starts are plain
 Python again, unless forked. Options of the interpreter go to the interpreter: `python -X dev -m noria run
@@ -97,7 +98,7 @@ def _missing(command: str, error: ModuleNotFoundError) -> int:
 _RUN_USAGE = "usage: noria run [-h] (FILE | -m MODULE | -) [ARGS ...]"
 _RUN_HELP = f"""{_RUN_USAGE}
 
-Run a Python program as 'python' would, with noria as its event loop.
+Run a Python program as 'python' would, with noria in the place of asyncio.
 
   FILE        a script, or a directory or zip file with a __main__.py
   -m MODULE   a module or package found on sys.path
@@ -147,7 +148,7 @@ def _execute(start: Callable[[str], None], program: str, arguments: list[str]) -
     )
     sys.modules["__main__"] = main_module
     sys.argv[:] = [program, *arguments]
-    noria.install()
+    noria.patch()
     try:
         start(program)
     except SystemExit:

@@ -40,7 +40,7 @@ async def tasks(loop: noria.Loop) -> None:
     assert_type(await task, int)
     assert_type(await asyncio.gather(loop.create_task(answer()), answer()), tuple[int, int])
     async with noria.timeout(10), noria.TaskGroup() as group:
-        assert_type(group.create_task(answer()), asyncio.Task[int])
+        assert_type(group.create_task(answer()), noria.Task[int])
 
 
 async def timers(loop: noria.Loop) -> None:

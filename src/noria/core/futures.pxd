@@ -15,7 +15,8 @@ cdef class Future(Ready):
     cdef object error_origin     # its traceback as it was then; in a cancelled task the CancelledError that ended it
     cdef object first            # first callback, or the first task waiting if first_context is None
     cdef object first_context
-    cdef list rest               # the others: (callback, context); context None marks a waiting task
+    # the others: (callback, context); context None marks a waiting task, WATCHES a compiled object that is told
+    cdef list rest
     cdef object message          # of cancel()
     cdef object source_tb
     cdef dict extra              # attributes that programs set
@@ -28,6 +29,8 @@ cdef class Future(Ready):
     cdef int check_alive(self) except -1
     cdef int wait_by(self, Ready task) except -1
     cdef int on_done(self, object callback, object context) except -1
+    cdef int watch(self, Ready watcher) except -1
+    cdef int unwatch(self, Ready watcher) except -1
     cdef int finish(self) except -1
     cdef int wake(self, object callback, object context) except -1
     cdef int resolve(self, object value) except -1

@@ -35,6 +35,8 @@ from noria.core import _format
 
 cdef object CancelledError = asyncio.exceptions.CancelledError
 cdef object InvalidStateError = asyncio.exceptions.InvalidStateError
+cdef object StandardFuture = asyncio.futures.Future  # as it was when nobody had substituted anything yet
+cdef object WATCHES = object()  # in the place of a context
 cdef tuple STATES = ("PENDING", "CANCELLED", "FINISHED")
 
 
@@ -111,7 +113,7 @@ cdef class Future(Ready):
 
     @property
     def __class__(self):
-        return asyncio.futures.Future
+        return StandardFuture
 
     @property
     def _asyncio_future_blocking(self):
@@ -148,7 +150,9 @@ cdef class Future(Ready):
         return found or None
 
     cdef object shown(self, object callback, object context):
-        return callback if context is not None else callback._wakeup
+        if context is None:
+            return callback._wakeup
+        return callback._told if context is WATCHES else callback
 
     @property
     def _log_traceback(self):
@@ -322,6 +326,29 @@ cdef class Future(Ready):
             self.rest.append((callback, context))
         return 0
 
+    cdef int watch(self, Ready watcher) except -1:
+        # Tell a compiled object when done: no callback, no handle, and nothing queued but what it queues itself.
+        # For futures of noria's loops. Shown as the watcher's method `_told`.
+        return self.on_done(watcher, WATCHES)
+
+    cdef int unwatch(self, Ready watcher) except -1:
+        cdef Py_ssize_t i
+        if self.first is watcher and self.first_context is WATCHES:
+            if self.rest is None:
+                self.first = self.first_context = None
+            else:
+                self.first, self.first_context = self.rest.pop(0)
+                if not self.rest:
+                    self.rest = None
+        elif self.rest is not None:
+            for i in range(len(self.rest)):
+                if (<tuple>self.rest[i])[0] is watcher and (<tuple>self.rest[i])[1] is WATCHES:
+                    del self.rest[i]
+                    break
+            if not self.rest:
+                self.rest = None
+        return 0
+
     cdef int wake(self, object callback, object context) except -1:
         if self.wheel is None:
             self.loop.call_soon(callback, self, context=context)
@@ -332,6 +359,8 @@ cdef class Future(Ready):
             self.wheel.check_thread()
         if context is None:
             push(self.wheel, <Ready>callback)
+        elif context is WATCHES:
+            (<Ready>callback).told(self)
         else:
             push(self.wheel, new_handle(self.wheel, callback, self, True, context))
         return 0

@@ -13,6 +13,7 @@ cdef class CoreLoop(Wheel):
     cdef bint eager              # the factory is asyncio's eager one: ours does the same natively
     cdef bint stopping           # stop() was called
     cdef bint own_clock          # no subclass changed time(), call_at() or call_later()
+    cdef bint own_tasks          # no subclass changed create_task()
     cdef bint timer_due          # a timer was set whose time had come already
     cdef bint busy               # a turn is running: nested runs tell by it
     cdef int depth               # run_forever and run_until_complete now active, nested in one another

@@ -72,6 +72,7 @@ cdef class CoreLoop(Wheel):
         kind = type(self)
         self.own_clock = (kind.time is CoreLoop.time and kind.call_at is CoreLoop.call_at
                           and kind.call_later is CoreLoop.call_later)
+        self.own_tasks = kind.create_task is CoreLoop.create_task
         add_wheel(self)
 
     # Scheduling.

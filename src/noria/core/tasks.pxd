@@ -31,3 +31,4 @@ cdef class Task(Future):
 
 cdef Task new_task(Wheel wheel, object coro, object name, object context, bint eager)
 cdef list list_tasks(Wheel wheel)
+cdef object current_of(Wheel wheel)

@@ -32,6 +32,7 @@ import weakref
 
 cdef object CancelledError = asyncio.exceptions.CancelledError
 cdef object InvalidStateError = asyncio.exceptions.InvalidStateError
+cdef object StandardTask = asyncio.tasks.Task  # as it was when nobody had substituted anything yet
 cdef object THROW = "throw"
 cdef uint64_t serials = 0
 cdef dict current_tasks = asyncio.tasks._current_tasks
@@ -152,7 +153,7 @@ cdef class Task(Future):
 
     @property
     def __class__(self):
-        return asyncio.tasks.Task
+        return StandardTask
 
     # Private names that asyncio's helpers, debuggers and tests look at.
 
@@ -510,6 +511,15 @@ cdef Task new_task(Wheel wheel, object coro, object name, object context, bint e
     task = Task.__new__(Task)
     task.begin(coro, wheel, name, context, eager)
     return task
+
+
+cdef object current_of(Wheel wheel):
+    # The task that runs on this loop, or None. Whoever changes asyncio's table hashes the loop, which publishes ours
+    # there first: a task that is not published has nobody above it.
+    cdef PyObject* current = wheel.current
+    if current != NULL and current != wheel.published:
+        return <object>current
+    return current_tasks.get(wheel)
 
 
 # all_tasks()

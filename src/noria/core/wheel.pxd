@@ -20,6 +20,9 @@ cdef class Ready:
     # Run once. Errors of the program are dealt with inside; only what must end the loop comes out
     # (KeyboardInterrupt, SystemExit).
     cdef int run(self) except -1
+    # A future that this watches is done (Future.watch). Called where its other callbacks are queued: must run no
+    # program's code; what is to wait for the callbacks' turn is pushed.
+    cdef int told(self, Ready future) except -1
 
 cdef class Driver:
     # Ask the kernel. timeout in seconds: 0 asks without waiting, below 0 waits for ever. Returns the number of

@@ -24,6 +24,9 @@ cdef class Ready:
     cdef int run(self) except -1:
         raise NotImplementedError
 
+    cdef int told(self, Ready future) except -1:
+        raise NotImplementedError
+
 
 cdef class Driver:
     """The interface between the loop and the kernel; `io` implements it."""

@@ -10,6 +10,8 @@ from noria.core.futures cimport FINISHED, PENDING
 from noria.core.loop cimport CoreLoop
 from noria.core.waits cimport DONE, RAISE, WAIT, YIELD, Waiter, running_loop
 
+from noria.sync._marks import mark_coroutine_functions
+
 
 @cython.internal
 cdef class Sleep(Waiter):
@@ -75,6 +77,9 @@ def sleep(delay, result=None):
     sleep.delay = delay
     sleep.value = result
     return sleep
+
+
+mark_coroutine_functions(sleep)
 
 
 cdef extern from *:

@@ -1,0 +1,16 @@
+# wait has the type of the standard library's.
+
+import asyncio
+from asyncio import wait as wait
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+_T = TypeVar("_T")
+
+class _Completed(Protocol[_T]):
+    def __iter__(self) -> Iterator[Coroutine[Any, Any, _T]]: ...
+    def __next__(self) -> Coroutine[Any, Any, _T]: ...
+    def __aiter__(self) -> AsyncIterator[asyncio.Future[_T]]: ...
+    def __anext__(self) -> Coroutine[Any, Any, asyncio.Future[_T]]: ...
+
+def as_completed(fs: Iterable[Awaitable[_T]], *, timeout: float | None = None) -> _Completed[_T]: ...
