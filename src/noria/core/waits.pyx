@@ -95,8 +95,8 @@ cdef class Waiter(Future):
             self.state = PENDING
             self.blocking = self.unseen = False
             self.wheel = None
-            self.loop = self.error = self.error_tb = self.first = self.first_context = self.rest = None
-            self.message = self.cancelled_by = self.source_tb = None
+            self.loop = self.error = self.error_origin = self.first = self.first_context = self.rest = None
+            self.message = self.source_tb = None
         return True
 
     # A coroutine to the program.
