@@ -18,7 +18,7 @@ from cpython.ref cimport Py_DECREF
 cimport cython
 
 from noria.core.capi cimport noria_forget_dict, noria_referent
-from noria.core.futures cimport FINISHED, PENDING, is_native
+from noria.core.futures cimport is_native
 from noria.core.tasks cimport Task
 from noria.core.waits cimport DONE, RAISE, WAIT, YIELD
 from noria.core.wheel cimport Wheel
@@ -65,7 +65,8 @@ cdef class StreamReaderProtocol(Sink):
         if stream_reader is not None:
             self._stream_reader_wr = make_ref(stream_reader)
             self.source_tb = stream_reader._source_traceback
-            self.direct = self.direct and isinstance(stream_reader, StreamReader) and (<StreamReader>stream_reader).plain
+            if not isinstance(stream_reader, StreamReader) or not (<StreamReader>stream_reader).plain:
+                self.direct = False
         if client_connected_cb is not None:
             # The reader has nobody else until the connection is made.
             self._strong_reader = stream_reader

@@ -24,7 +24,7 @@ async def open_connection(
 
     Source: asyncio.open_connection.
     """
-    loop = asyncio.get_running_loop()
+    loop: Any = asyncio.get_running_loop()
     reader = StreamReader(limit=limit, loop=loop)
     protocol = StreamReaderProtocol(reader, loop=loop)
     transport, _ = await loop.create_connection(lambda: protocol, host, port, **kwds)
@@ -46,9 +46,10 @@ async def start_server(
 
     Source: asyncio.start_server.
     """
-    loop = asyncio.get_running_loop()
+    loop: Any = asyncio.get_running_loop()
     factory = _protocols(client_connected_cb, limit, loop)
-    return await loop.create_server(factory, host, port, **kwds)  # type: ignore[return-value]
+    server: asyncio.Server = await loop.create_server(factory, host, port, **kwds)
+    return server
 
 
 async def open_unix_connection(
@@ -58,10 +59,10 @@ async def open_unix_connection(
 
     Source: asyncio.open_unix_connection.
     """
-    loop = asyncio.get_running_loop()
+    loop: Any = asyncio.get_running_loop()
     reader = StreamReader(limit=limit, loop=loop)
     protocol = StreamReaderProtocol(reader, loop=loop)
-    transport, _ = await loop.create_unix_connection(lambda: protocol, path, **kwds)  # type: ignore[arg-type]
+    transport, _ = await loop.create_unix_connection(lambda: protocol, path, **kwds)
     return reader, StreamWriter(transport, protocol, reader, loop)
 
 
@@ -76,9 +77,10 @@ async def start_unix_server(
 
     Source: asyncio.start_unix_server.
     """
-    loop = asyncio.get_running_loop()
+    loop: Any = asyncio.get_running_loop()
     factory = _protocols(client_connected_cb, limit, loop)
-    return await loop.create_unix_server(factory, path, **kwds)  # type: ignore[arg-type, return-value]
+    server: asyncio.Server = await loop.create_unix_server(factory, path, **kwds)
+    return server
 
 
 def _protocols(

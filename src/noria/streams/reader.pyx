@@ -20,7 +20,7 @@ Leaves to others: where bytes come from, and the writer (connection.pyx).
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
 from libc.string cimport memchr, memcpy, memmove
 from libc.stdint cimport uint64_t
 
@@ -333,7 +333,9 @@ cdef class StreamReader:
     cdef int came(self) except -1:
         self.wake()
         # Somebody who is still waiting needs more than this, and would resume it at once.
-        if self._transport is None or self.paused or self.end - self.start <= 2 * self.limit or self._waiter is not None:
+        if self.end - self.start <= 2 * self.limit or self._waiter is not None:
+            return 0
+        if self._transport is None or self.paused:
             return 0
         try:
             self._transport.pause_reading()
