@@ -482,14 +482,18 @@ cdef class Reading(Waiter):
     cdef int again(self) except -1:
         if self.what == ANYTHING:
             return DONE
-        if not self.satisfied() or self.what == EVERYTHING:  # somebody else was here first
-            if self.reader._exception is not None:
+        if self.reader._exception is not None:
+            if self.what == EVERYTHING or not self.satisfied():  # somebody else was here first
+                self.dropped(None)
                 raise self.reader._exception
         return self.look()
 
     cdef int dropped(self, object error) except -1:
-        if self.reader._waiter is self:
-            self.reader._waiter = None
+        cdef StreamReader reader = self.reader
+        if reader._waiter is self:
+            reader._waiter = None
+        if self.what == EVERYTHING and reader._exception is not None:
+            reader.drop(reader.end - reader.start)  # nobody can read it any more
         return RAISE
 
     cdef bint satisfied(self) noexcept:
