@@ -43,8 +43,15 @@ async def connection(limit: int = 2**16, **options: Any) -> AsyncIterator[tuple[
         for _, writer in (client, ends):
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+        await close(server)
+
+
+async def close(server: Any) -> None:
+    """Close a server and wait for its connections, which asyncio's own before 3.12 does not."""
+    server.close()
+    await server.wait_closed()
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    await turns(3)
 
 
 async def echo(reader: Any, writer: Any) -> None:
@@ -315,8 +322,7 @@ def test_a_clients_handler_may_be_a_function_or_a_coroutine_function(run: Run) -
             assert await reader.read() == handler.__name__.encode()
             writer.close()
             await writer.wait_closed()
-            server.close()
-            await server.wait_closed()
+            await close(server)
 
     run(main())
 
@@ -342,8 +348,7 @@ def test_an_error_of_a_clients_handler_is_reported_and_closes_the_connection(run
                 assert await reader.read() == b""
                 writer.close()
                 await writer.wait_closed()
-                server.close()
-                await server.wait_closed()
+                await close(server)
                 await until(lambda expected=expected, seen=seen: bool(seen) >= expected)
             assert len(seen) == expected
             for report in seen:
@@ -364,8 +369,7 @@ def test_a_handler_and_its_streams_live_although_nobody_refers_to_them(run: Run)
             assert await reader.readexactly(12) == b"still there?"
         writer.close()
         await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+        await close(server)
 
     run(main())
 
@@ -379,8 +383,7 @@ def test_streams_over_unix_sockets(run: Run, tmp_path: Path) -> None:
         assert await reader.readline() == b"hello\n"
         writer.close()
         await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+        await close(server)
 
     run(main())
 
@@ -404,8 +407,7 @@ def test_streams_over_tls(run: Run, ca: Authority, identity: Identity) -> None:
         assert await reader.readexactly(4) == b"more"
         writer.close()
         await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+        await close(server)
 
     run(main())
 
@@ -431,8 +433,7 @@ def test_start_tls_in_the_middle_of_a_conversation(run: Run, ca: Authority, iden
         assert await reader.readexactly(len(data)) == data
         writer.close()
         await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+        await close(server)
 
     run(main())
 
@@ -515,8 +516,7 @@ def test_methods_that_a_subclass_overrides_are_called(run: Run) -> None:
                 assert (protocol.received, protocol.made) == (30, 1)
             writer.close()
             await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+        await close(server)
 
     run(main())
 
@@ -541,8 +541,7 @@ def test_standard_and_own_streams_mix(run: Run) -> None:
             assert await reader.readline() == b"hello\n"
             writer.close()
             await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+        await close(server)
 
     run(main())
 
@@ -575,8 +574,7 @@ def test_programs_may_put_another_transport_under_the_streams(
         assert await reader.readline() == b"hello\n"
         writer.close()
         await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+        await close(server)
 
     run(main())
 
@@ -632,9 +630,7 @@ def test_a_connection_is_freed_without_the_collector(run: Run) -> None:
         writer.close()
         await writer.wait_closed()
         del reader, writer
-        server.close()
-        await server.wait_closed()
-        await turns(3)
+        await close(server)
         own = isinstance(asyncio.get_running_loop(), noria.Loop)
         left = [ref() for ref in gone if own or not isinstance(ref(), asyncio.Transport)]
         assert not any(thing is not None for thing in left), left
@@ -673,8 +669,7 @@ def test_a_connection_that_a_client_forgets_is_collected_and_closed(run: Run) ->
             gc.collect()
         await turns(5)
         assert all(ref() is None for ref in refs)
-        server.close()
-        await server.wait_closed()
+        await close(server)
 
     run(main())
 
