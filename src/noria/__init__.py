@@ -34,6 +34,10 @@ from noria.streams.opening import (
     start_unix_server as start_unix_server,
 )
 from noria.streams.reader import StreamReader as StreamReader
+from noria.subprocess import (
+    create_subprocess_exec as create_subprocess_exec,
+    create_subprocess_shell as create_subprocess_shell,
+)
 from noria.substitution import patch as patch, unpatch as unpatch
 from noria.sync.barriers import Barrier as Barrier
 from noria.sync.gathering import gather as gather, shield as shield

@@ -39,8 +39,6 @@ from asyncio import (
     _set_running_loop as _set_running_loop,
     _unregister_task as _unregister_task,
     all_tasks as all_tasks,
-    create_subprocess_exec as create_subprocess_exec,
-    create_subprocess_shell as create_subprocess_shell,
     create_task as create_task,
     current_task as current_task,
     ensure_future as ensure_future,
@@ -84,6 +82,10 @@ from noria.streams.opening import (
     start_unix_server as start_unix_server,
 )
 from noria.streams.reader import StreamReader as StreamReader
+from noria.subprocess import (
+    create_subprocess_exec as create_subprocess_exec,
+    create_subprocess_shell as create_subprocess_shell,
+)
 from noria.substitution import patch as patch, unpatch as unpatch
 from noria.sync.barriers import Barrier as Barrier
 from noria.sync.locks import (

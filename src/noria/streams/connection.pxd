@@ -42,3 +42,7 @@ cdef class StreamWriter:
 
     cdef int use(self, object transport) except -1
     cdef bint closing(self) except -1
+
+cdef class Feeder(Sink):
+    cdef StreamReader reader
+    cdef object below            # the protocol that hears of everything else

@@ -300,6 +300,39 @@ cdef class StreamReaderProtocol(Sink):
             waiter.exception()
 
 
+cdef class Feeder(Sink):
+    """Feeder(reader, protocol)
+
+    Stands between a pipe and its protocol: what came goes to the reader, everything else to the protocol.
+    """
+
+    def __init__(self, StreamReader reader not None, protocol):
+        self.reader = reader
+        self.below = protocol
+        self.direct = True
+
+    cdef int take(self, char* data, Py_ssize_t n) except -1:
+        return self.reader.take_in(data, n)
+
+    cdef int take_whole(self, bytes data) except -1:
+        return self.reader.take_whole(data)
+
+    def data_received(self, data):
+        """Feed the reader."""
+        self.reader.feed_data(data)
+
+    def eof_received(self):
+        """Passed on."""
+        return self.below.eof_received()
+
+    def connection_lost(self, exc):
+        """Passed on."""
+        self.below.connection_lost(exc)
+
+    def __repr__(self):
+        return repr(self.below)
+
+
 cdef class StreamWriter:
     """StreamWriter(transport, protocol, reader, loop)
 

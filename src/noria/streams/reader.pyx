@@ -332,17 +332,18 @@ cdef class StreamReader:
 
     cdef int came(self) except -1:
         self.wake()
-        # Somebody who is still waiting needs more than this, and would resume it at once.
-        if self.end - self.start <= 2 * self.limit or self._waiter is not None:
-            return 0
-        if self._transport is None or self.paused:
+        if self.end - self.start <= 2 * self.limit or self._transport is None or self.paused:
             return 0
         try:
             self._transport.pause_reading()
         except NotImplementedError:
             self._transport = None  # it cannot be paused
-        else:
+            return 0
+        if self._waiter is None:
             self.paused = True
+        else:
+            # Who is waiting still needs more than this. asyncio's wakes up for a moment to resume it.
+            self._transport.resume_reading()
         return 0
 
     cdef int wake(self) except -1:
