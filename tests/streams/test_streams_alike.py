@@ -2,8 +2,8 @@
 
 A machine of hypothesis feeds chunks, ends the stream or breaks it, starts tasks that read in every way there is, cancels
 them, and turns the loop, in three worlds at a time: asyncio's reader on asyncio's loop, noria's on noria's, and noria's
-on asyncio's. When the loop has come to rest the results of the tasks, the buffer, and whether the transport is paused must
-be the same, and at the end of the stream everything.
+on asyncio's. When the loop has come to rest the results of the tasks and the turn of the loop in which each came, the
+buffer, and whether the transport is paused must be the same.
 
 Where noria does otherwise on purpose (reader.pyx says where) the machine does not go: one task reads at a time until it is
 done, except that a second one may try and be refused; and a `read(-1)` is not cancelled.
@@ -49,6 +49,7 @@ class World:
         self.transport = Transport()
         self.reader = aio.StreamReader(limit=LIMIT, loop=loop)
         self.reader.set_transport(self.transport)
+        self.turns = 0
         self.results: list[tuple[object, ...]] = []
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -58,21 +59,24 @@ class World:
     async def record(self, number: int, read: Callable[[Any], Any]) -> None:
         try:
             got = await read(self.reader)
+            self.note(number, type(got), got)
         except asyncio.IncompleteReadError as error:
-            self.results.append((number, "incomplete", error.partial, error.expected, str(error)))
+            self.note(number, "incomplete", error.partial, error.expected, str(error))
         except asyncio.LimitOverrunError as error:
-            self.results.append((number, "limit", error.consumed, str(error)))
+            self.note(number, "limit", error.consumed, str(error))
         except asyncio.CancelledError:
-            self.results.append((number, "cancelled"))
+            self.note(number, "cancelled")
             raise
         except Exception as error:
-            self.results.append((number, type(error), str(error)))
-        else:
-            self.results.append((number, got, type(got)))
+            self.note(number, type(error), str(error))
+
+    def note(self, number: int, *result: object) -> None:
+        self.results.append((self.turns, number, *result))
 
     def turn(self, count: int) -> None:
         async def turns() -> None:
             for _ in range(count):
+                self.turns += 1
                 await asyncio.sleep(0)
 
         self.loop.run_until_complete(turns())

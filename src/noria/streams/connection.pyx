@@ -21,7 +21,6 @@ from noria.core.capi cimport noria_forget_dict, noria_referent
 from noria.core.futures cimport is_native
 from noria.core.tasks cimport Task
 from noria.core.waits cimport DONE, RAISE, WAIT, YIELD
-from noria.core.wheel cimport Wheel
 from noria.net.stream cimport Layer
 from noria.streams.reader cimport StreamReader
 from noria.sync.lines cimport Line, Parked, inherits, shown_as
@@ -155,8 +154,8 @@ cdef class StreamReaderProtocol(Sink):
                 task = self._task = self._loop.create_task(result)
                 self.serving = task
                 self.served = transport
-                if is_native(task) and isinstance(self._loop, Wheel) and (<Task?>task).wheel is self._loop:
-                    (<Task>task).wait_by(self)
+                if isinstance(task, Task) and is_native(task) and (<Task>task).wheel is not None:
+                    (<Task>task).wait_by(self)  # our run() is its callback
                 else:
                     task.add_done_callback(self._wakeup)
             self._strong_reader = None
@@ -171,6 +170,8 @@ cdef class StreamReaderProtocol(Sink):
     cdef int after_serving(self) except -1:
         task, transport = self.serving, self.served
         self.serving = self.served = None
+        if task is None:
+            return 0
         if task.cancelled():
             transport.close()
             return 0

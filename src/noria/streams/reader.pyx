@@ -99,6 +99,9 @@ cdef class StreamReader:
         if limit <= 0:
             raise ValueError("Limit cannot be <= 0")
         self._limit = limit
+        self.drop(self.end - self.start)
+        self.eof = self.paused = False
+        self._waiter = self._exception = self._transport = None
         self._loop = asyncio.events.get_event_loop() if loop is None else loop
         if self._loop.get_debug():
             self.source_tb = _format.extract_stack(sys._getframe(0))
