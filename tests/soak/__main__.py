@@ -41,9 +41,7 @@ async def soak(ledger: Ledger, seconds: float, directory: Path) -> None:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     plain = await loop.create_server(lambda: Mirror(ledger), "127.0.0.1", 0)
-    tls = await noria.start_server(
-        mirror_lines, "127.0.0.1", 0, ssl=authority.server_context(identity), ssl_handshake_timeout=5
-    )
+    tls = await noria.start_server(mirror_lines, "127.0.0.1", 0, ssl=authority.server_context(identity))
     unix = await loop.create_unix_server(BufferedMirror, directory / "socket")
     datagrams, _ = await loop.create_datagram_endpoint(DatagramMirror, ("127.0.0.1", 0))
     servers = Servers(
