@@ -21,7 +21,7 @@ from noria.core.capi cimport (
 )
 from noria.core.futures cimport Future
 from noria.core.handles cimport Handle, new_handle
-from noria.core.tasks cimport Task, list_tasks, new_task
+from noria.core.tasks cimport list_tasks, new_task
 from noria.core.timers cimport TimerHandle, Timers
 from noria.core.wheel cimport Driver, Ready, Wheel, push
 
