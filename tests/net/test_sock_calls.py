@@ -14,7 +14,6 @@ from core.running import on_noria, turns
 from net.peers import pair, pattern, read_all
 from net.test_connections import deaf, loop_, refused_port
 
-
 T = TypeVar("T")
 
 

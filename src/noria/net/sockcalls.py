@@ -1,7 +1,8 @@
 """The loop's calls on sockets that the program owns: sock_recv, sock_sendall, sock_connect, sock_accept and kin.
 
 Each tries at once and waits for readiness only if it must. Cancelling one stops the waiting and leaves the socket
-usable; what was received, or accepted, is then still in the socket. A blocking socket is refused always, not only in debug mode: it would stop the whole loop.
+usable; what was received, or accepted, is then still in the socket. A blocking socket is refused always, not only in
+debug mode: it would stop the whole loop.
 """
 
 from __future__ import annotations
@@ -102,7 +103,12 @@ class SocketCalls(Resolving):
         return poller.remove(self, descriptor(fd), True)
 
     async def _watch(
-        self, sock: socket.socket, writing: bool, future: asyncio.Future[_T], callback: Callable[..., object], *args: Any
+        self,
+        sock: socket.socket,
+        writing: bool,
+        future: asyncio.Future[_T],
+        callback: Callable[..., object],
+        *args: Any,
     ) -> _T:
         """Call callback(*args) each time sock is ready, until the future is done; returns its result."""
         fd = sock.fileno()
@@ -124,8 +130,8 @@ class SocketCalls(Resolving):
     async def _receive(self, sock: socket.socket, attempt: Callable[[], _T]) -> _T:
         """Do attempt() until it neither blocks nor is interrupted, each time sock can be read.
 
-        The waiting task does it itself, in the step in which it goes on. Were it done as soon as the socket is ready, and
-        the task cancelled before its next step, what was taken from the socket would be lost; in asyncio it is.
+        The waiting task does it itself, in the step in which it goes on. Were it done as soon as the socket is ready,
+        and the task cancelled before its next step, what was taken from the socket would be lost; in asyncio it is.
         """
         while True:
             try:

@@ -233,8 +233,8 @@ cdef class Layer(Channel):
         return 0
 
     cdef int tell(self, str method) except -1:
-        # What the program itself brings about, by write(), it hears in the context it is in, as in asyncio; what an event
-        # does, in the connection's.
+        # What the program itself brings about, by write(), it hears in the context it is in, as in asyncio; what an
+        # event does, in the connection's.
         cdef PyObject* outer = NULL
         cdef bint entered = False
         try:
