@@ -8,10 +8,10 @@ VENV ?= .venv
 ARGS ?=
 PY := $(VENV)/bin/python
 
-.PHONY: help build test lint format bench bench-quick docs asan clean
+.PHONY: help build test lint format bench bench-quick docs asan soak clean
 
 help:
-	@echo "make build | test | lint | format | bench | bench-quick | docs | asan | clean   (see CONTRIBUTING.md)"
+	@echo "make build | test | lint | format | bench | bench-quick | docs | asan | soak | clean   (see CONTRIBUTING.md)"
 
 # The environment, with noria in it in editable form: Python files take effect at once, `make build` does the rest.
 $(VENV)/ready: pyproject.toml
@@ -51,11 +51,18 @@ docs: build
 
 # A second build with AddressSanitizer, apart from the first, and the tests of the compiled parts on it. CPython keeps
 # memory until it exits, so leaks are looked for by the tests themselves and not by the sanitizer.
-ASAN := build/asan/lib
-asan: $(VENV)/ready
+ASAN := $(CURDIR)/build/asan/lib
+WITH_ASAN := LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 \
+    PYTHONMALLOC=malloc PYTHONPATH=$(ASAN)
+.PHONY: asan-build
+asan-build: $(VENV)/ready
 	NORIA_SANITIZE=address $(PY) setup.py --quiet build --build-base build/asan --build-lib $(ASAN)
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-	    PYTHONPATH=$(ASAN) $(PY) -m pytest -o timeout=600 $(or $(ARGS),tests/core tests/net)
+asan: asan-build
+	$(WITH_ASAN) $(PY) -m pytest -o timeout=600 $(or $(ARGS),tests/core tests/net tests/sync)
+
+# All at once for ten minutes, on that build; tests/soak says what is counted.
+soak: asan-build
+	cd tests && $(WITH_ASAN) $(abspath $(PY)) -m soak $(or $(ARGS),--seconds 600)
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,12 +12,12 @@ from asyncio import *  # noqa: F403
 from asyncio import __all__ as _asyncio_all
 from importlib import import_module as _import_module
 
-from noria.core.futures import Future as Future
-from noria.core.handles import Handle as Handle
-from noria.core.loop import (
+from noria.core.factories import (
     create_eager_task_factory as create_eager_task_factory,
     eager_task_factory as eager_task_factory,
 )
+from noria.core.futures import Future as Future
+from noria.core.handles import Handle as Handle
 from noria.core.tasks import Task as Task
 from noria.core.timers import TimerHandle as TimerHandle
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop

@@ -60,12 +60,12 @@ from asyncio import (
     wrap_future as wrap_future,
 )
 
-from noria.core.futures import Future as Future
-from noria.core.handles import Handle as Handle
-from noria.core.loop import (
+from noria.core.factories import (
     create_eager_task_factory as create_eager_task_factory,
     eager_task_factory as eager_task_factory,
 )
+from noria.core.futures import Future as Future
+from noria.core.handles import Handle as Handle
 from noria.core.tasks import Task as Task
 from noria.core.timers import TimerHandle as TimerHandle
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop

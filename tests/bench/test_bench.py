@@ -175,7 +175,7 @@ def test_a_server_under_load_gives_a_rate_and_cpu_time(bench: Bench, loop: str, 
     [
         ("pending_future_memory", 50, 1_000),
         ("sleeping_task_memory", 300, 5_000),
-        ("queued_item_memory", 8, 20),
+        ("queued_item_memory", 8, 40),  # a table that doubles may be half empty
         ("idle_connection_memory", 100, 20_000),
     ],
 )

@@ -28,7 +28,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "test_base_events": ("Loop",),
     "test_buffered_proto": ("Loop",),
     "test_context": ("Loop",),
-    "test_eager_task_factory": ("Loop", "Task", "create_eager_task_factory", "eager_task_factory"),
+    "test_eager_task_factory": ("Loop", "Task", "eager_task_factory"),
     "test_events": ("Handle", "Loop", "TimerHandle"),
     "test_futures": ("Future",),
     "test_futures2": ("Future", "Task"),

@@ -5,13 +5,14 @@ import contextlib
 import io
 import socket
 import struct
+import sys
 from typing import Any
 
 import pytest
 
 from core.running import on_noria, turns, until
 from core.test_memory import Piece, leaves_nothing
-from net.peers import Buffered, BufferedEcho, Echo, Recorder, connected, nothing_left_open, pair
+from net.peers import Buffered, BufferedEcho, Echo, Recorder, connected, nothing_left_open, pair, read_all
 
 
 async def echo_over_tcp(factory: Any = Echo) -> None:
@@ -133,5 +134,52 @@ def test_repeating_it_leaves_nothing(piece: Piece) -> None:
     async def program() -> None:
         async with nothing_left_open():
             await leaves_nothing(piece, 100)
+
+    program()
+
+
+@on_noria
+async def test_a_buffer_of_the_programs_is_held_no_longer_than_the_call() -> None:
+    class Shrinks(Buffered):
+        def get_buffer(self, sizehint: int) -> bytearray:  # type: ignore[override]
+            return self.buffer
+
+        def buffer_updated(self, nbytes: int) -> None:
+            super().buffer_updated(nbytes)
+            del self.buffer[5000:]  # BufferError, if somebody still held a view of it
+            self.buffer.extend(bytes(5000))
+
+    async with connected(Shrinks) as (transport, protocol, far):
+        for size in (100, 3_000_000):  # what the kernel takes at once, and what must wait
+            data = bytearray(size)
+            transport.write(data)
+            data.clear()
+            data = bytearray(size)
+            transport.writelines([data])
+            data.clear()
+        far.send(b"x" * 100)
+        await protocol.got(100)
+
+
+@pytest.mark.parametrize("how", ["aborted", "reset", "closed"])
+def test_what_was_written_is_let_go_when_the_connection_is_lost(how: str) -> None:
+    @on_noria
+    async def program() -> None:
+        data = bytes(10_000_000)
+        async with connected() as (transport, protocol, far):
+            transport.write(data)
+            assert transport.get_write_buffer_size()
+            if how == "aborted":
+                transport.abort()
+            elif how == "reset":
+                far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                far.close()
+            else:
+                transport.close()
+                await read_all(far)
+            await protocol.lost
+            # The transport, which the program may keep, does not keep it.
+            assert transport.get_write_buffer_size() == 0
+            assert sys.getrefcount(data) == 2
 
     program()

@@ -3,13 +3,18 @@
 import asyncio
 import socket
 import struct
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 
 from core.running import on_noria, turns
 from net.peers import pair, pattern, read_all
 from net.test_connections import deaf, loop_, refused_port
+
+T = TypeVar("T")
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -147,6 +152,44 @@ async def test_cancelling_leaves_the_socket_usable() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await accepting
             assert not loop.remove_reader(listener)
+
+
+@on_noria
+async def test_what_a_cancelled_call_did_not_return_is_still_in_the_socket() -> None:
+    loop = loop_()
+    room = bytearray(10)
+    calls: list[Callable[[socket.socket], Coroutine[Any, Any, Any]]] = [
+        lambda sock: loop.sock_recv(sock, 10),
+        lambda sock: loop.sock_recv_into(sock, room),
+        lambda sock: loop.sock_recvfrom(sock, 10),
+        lambda sock: loop.sock_recvfrom_into(sock, room),
+    ]
+    outcomes = Counter[bool]()
+
+    async def cancelled(call: Coroutine[Any, Any, T], happens: Callable[[], object], delay: int) -> T | None:
+        """What the waiting call returned, or None if it was cancelled, so many turns after what it waits for."""
+        task = asyncio.create_task(call)
+        await turns(2)
+        happens()
+        await turns(delay)
+        task.cancel()
+        await asyncio.wait([task])
+        outcomes[task.cancelled()] += 1
+        return None if task.cancelled() else task.result()
+
+    for delay in range(150):  # while there is work the kernel is asked every 64 turns
+        near, far = pair()
+        with near, far:
+            for call in calls:
+                if await cancelled(call(near), partial(far.send, b"kept"), delay) is None:
+                    assert near.recv(10) == b"kept"
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+            listener.setblocking(False)
+            connect = partial(client.connect, listener.getsockname())
+            accepted = await cancelled(loop.sock_accept(listener), connect, delay)
+            (accepted or listener.accept())[0].close()
+    assert outcomes[True]
+    assert outcomes[False]
 
 
 @on_noria

@@ -5,6 +5,9 @@ import gc
 import logging
 import os
 import resource
+import socket
+import ssl
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -13,8 +16,9 @@ from typing import Any
 import pytest
 
 import noria
-from core.running import until
-from net.peers import Echo
+from core.running import on_noria, until
+from core.test_memory import leaves_nothing
+from net.peers import Echo, nothing_left_open
 from net.test_connections import loop_
 from support.certs import Authority, Identity
 from support.leaks import open_descriptors
@@ -183,3 +187,103 @@ def test_clients_that_vanish_leave_nothing(
         await server.wait_closed()
 
     noria.run(asyncio.wait_for(program(), 110))
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def hello(context: ssl.SSLContext) -> bytes:
+    """What a client sends first."""
+    outgoing = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
+
+
+# What one side sends before it goes, and how it goes.
+BEFORE = {
+    "nothing": lambda hello: b"",
+    "half a hello": lambda hello: hello[:100],
+    "a hello": lambda hello: hello,
+    "garbage": lambda hello: b"GET / HTTP/1.1\r\n\r\n",
+}
+GOING = {"ends": socket.socket.close, "resets": reset}
+
+
+@pytest.mark.parametrize("going", GOING)
+@pytest.mark.parametrize("before", BEFORE)
+def test_a_client_that_vanishes_in_the_handshake_leaves_neither_timer_nor_transport(
+    ca: Authority, identity: Identity, before: str, going: str
+) -> None:
+    first = BEFORE[before](hello(ca.client_context()))
+
+    @on_noria
+    async def program() -> None:
+        loop_().set_exception_handler(lambda _, report: None)  # in debug mode each is reported
+        accepted = 0
+
+        def factory() -> Echo:
+            nonlocal accepted
+            accepted += 1
+            return Echo()
+
+        # The timer of a handshake would outlast the test.
+        server = await loop_().create_server(
+            factory, "127.0.0.1", 0, ssl=ca.server_context(identity), ssl_handshake_timeout=1000
+        )
+        address = server.sockets[0].getsockname()
+
+        async def vanish() -> None:
+            already = accepted
+            sock = socket.create_connection(address)
+            sock.sendall(first)
+            await until(lambda: accepted > already)
+            GOING[going](sock)
+            await until(lambda: not server._transports)
+
+        async with nothing_left_open():
+            await leaves_nothing(vanish, 60)
+        server.close()
+        await server.wait_closed()
+
+    program()
+
+
+@pytest.mark.parametrize("how", [*GOING, "is given up"])
+def test_a_server_that_vanishes_in_the_handshake_leaves_neither_timer_nor_transport(
+    ca: Authority, how: str
+) -> None:
+    context = ca.client_context()
+
+    @on_noria
+    async def program() -> None:
+        loop = loop_()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+
+            async def vanish() -> None:
+                connecting = asyncio.create_task(
+                    loop.create_connection(
+                        Echo,
+                        *listener.getsockname(),
+                        ssl=context,
+                        server_hostname="localhost",
+                        ssl_handshake_timeout=1000,
+                    )
+                )
+                sock, _ = await loop.sock_accept(listener)
+                with sock:
+                    await loop.sock_recv(sock, 1 << 16)
+                    if how == "is given up":
+                        connecting.cancel()
+                    else:
+                        GOING[how](sock)
+                    with pytest.raises((ConnectionError, asyncio.CancelledError)):
+                        await connecting
+
+            async with nothing_left_open():
+                await leaves_nothing(vanish, 60)
+
+    program()

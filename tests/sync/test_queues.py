@@ -241,3 +241,14 @@ def test_for_isinstance_it_is_one_of_asyncios() -> None:
     assert isinstance(noria.PriorityQueue(), asyncio.PriorityQueue)
     assert isinstance(noria.LifoQueue(), asyncio.LifoQueue)
     assert str(noria.Queue[int]) == "noria.sync.queues.Queue[int]"
+
+
+def test_a_queue_that_grows_while_its_front_has_moved_keeps_the_order() -> None:
+    for taken in (0, 1, 5, 7, 8):
+        queue = noria.Queue[int]()
+        for n in range(8):
+            queue.put_nowait(n)
+        assert [queue.get_nowait() for _ in range(taken)] == list(range(taken))
+        for n in range(8, 100):
+            queue.put_nowait(n)
+        assert [queue.get_nowait() for _ in range(100 - taken)] == list(range(taken, 100))

@@ -248,7 +248,7 @@ def run(
 
 
 @pytest.mark.parametrize("eager", [False, True])
-@settings(max_examples=70, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(node=programs, events=outside)
 def test_the_same_program_leaves_the_same_trace(eager: bool, node: Node, events: list[Any]) -> None:
     if eager and sys.version_info < (3, 12):

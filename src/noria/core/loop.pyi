@@ -1,7 +1,7 @@
 # What noria.Loop inherits from the compiled core.
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from typing import Any, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
@@ -12,7 +12,6 @@ from noria.core.timers import TimerHandle
 from noria.core.wheel import Driver, Wheel
 
 _T = TypeVar("_T")
-_TaskT = TypeVar("_TaskT", bound=asyncio.Task[Any])
 _Ts = TypeVarTuple("_Ts")
 
 # A task factory is called with the loop, the coroutine, and context and eager_start by keyword where given; a name is
@@ -64,14 +63,3 @@ class CoreLoop(Wheel):
     # For the Python half of the loop.
     def _close_core(self) -> None: ...
     def _tasks(self) -> list[Task[Any]]: ...
-
-def eager_task_factory(
-    loop: asyncio.AbstractEventLoop,
-    coro: Coroutine[Any, Any, _T],
-    *,
-    name: str | None = None,
-    context: Context | None = None,
-) -> Task[_T]: ...
-def create_eager_task_factory(
-    custom_task_constructor: Callable[..., _TaskT],
-) -> Callable[..., _TaskT]: ...

@@ -21,7 +21,7 @@ from noria.core.capi cimport (
 )
 from noria.core.futures cimport Future
 from noria.core.handles cimport Handle, new_handle
-from noria.core.tasks cimport Task, list_tasks, new_task
+from noria.core.tasks cimport list_tasks, new_task
 from noria.core.timers cimport TimerHandle, Timers
 from noria.core.wheel cimport Driver, Ready, Wheel, push
 
@@ -32,6 +32,7 @@ import inspect
 import sys
 import warnings
 
+from noria.core.factories import eager_task_factory
 from noria.core.tasks import add_wheel
 
 cdef enum:
@@ -452,22 +453,3 @@ cdef class CoreLoop(Wheel):
     def _tasks(self):
         """The unfinished tasks, newest first."""
         return list_tasks(self)
-
-
-def eager_task_factory(loop, coro, *, name=None, context=None):
-    """Task factory: every task's first step runs inside create_task().
-
-    Source: asyncio.eager_task_factory (3.12); here also on 3.11.
-    """
-    return Task(coro, loop=loop, name=name, context=context, eager_start=True)
-
-
-def create_eager_task_factory(custom_task_constructor):
-    """A task factory that makes eager tasks by the given constructor.
-
-    Source: asyncio.create_eager_task_factory (3.12).
-    """
-    def factory(loop, coro, *, name=None, context=None):
-        return custom_task_constructor(coro, loop=loop, name=name, context=context, eager_start=True)
-
-    return factory

@@ -1,7 +1,8 @@
 """The loop's calls on sockets that the program owns: sock_recv, sock_sendall, sock_connect, sock_accept and kin.
 
 Each tries at once and waits for readiness only if it must. Cancelling one stops the waiting and leaves the socket
-usable. A blocking socket is refused always, not only in debug mode: it would stop the whole loop.
+usable; what was received, or accepted, is then still in the socket. A blocking socket is refused always, not only in
+debug mode: it would stop the whole loop.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ def descriptor(fd: Any) -> int:
     if number < 0:
         raise ValueError(f"Invalid file descriptor: {number}")
     return number
+
+
+def tell(future: asyncio.Future[None]) -> None:
+    """End a wait, unless it has ended."""
+    if not future.done():
+        future.set_result(None)
 
 
 class SocketCalls(Resolving):
@@ -95,14 +102,51 @@ class SocketCalls(Resolving):
     def _remove_writer(self, fd: Any) -> bool:
         return poller.remove(self, descriptor(fd), True)
 
-    async def _when_ready(self, sock: socket.socket, writing: bool, attempt: Callable[[], _T]) -> _T:
-        """Do attempt() each time sock is ready until it neither blocks nor is interrupted."""
+    async def _watch(
+        self,
+        sock: socket.socket,
+        writing: bool,
+        future: asyncio.Future[_T],
+        callback: Callable[..., object],
+        *args: Any,
+    ) -> _T:
+        """Call callback(*args) each time sock is ready, until the future is done; returns its result."""
+        fd = sock.fileno()
+        self._free(fd)
+        handle = poller.add(self, fd, writing, callback, args)
+        try:
+            return await future
+        finally:
+            # Only if it is still ours: the program may have closed the socket, and the number may be another's.
+            if not handle.cancelled():
+                poller.remove(self, fd, writing)
+
+    async def _when_writable(self, sock: socket.socket, future: asyncio.Future[None] | None = None) -> None:
+        """Wait until sock takes data, or until somebody else ends the wait by the future."""
+        if future is None:
+            future = self.create_future()
+        await self._watch(sock, True, future, tell, future)
+
+    async def _receive(self, sock: socket.socket, attempt: Callable[[], _T]) -> _T:
+        """Do attempt() until it neither blocks nor is interrupted, each time sock can be read.
+
+        The waiting task does it itself, in the step in which it goes on. Were it done as soon as the socket is ready,
+        and the task cancelled before its next step, what was taken from the socket would be lost; in asyncio it is.
+        """
+        while True:
+            try:
+                return attempt()
+            except (BlockingIOError, InterruptedError):
+                pass
+            future: asyncio.Future[None] = self.create_future()
+            await self._watch(sock, False, future, tell, future)
+
+    async def _send(self, sock: socket.socket, attempt: Callable[[], _T]) -> _T:
+        """Do attempt() until it neither blocks nor is interrupted, each time sock can be written."""
         try:
             return attempt()
         except (BlockingIOError, InterruptedError):
             pass
-        fd = sock.fileno()
-        self._free(fd)
         future: asyncio.Future[_T] = self.create_future()
 
         def retry() -> None:
@@ -119,37 +163,31 @@ class SocketCalls(Resolving):
             else:
                 future.set_result(result)
 
-        handle = poller.add(self, fd, writing, retry, ())
-        try:
-            return await future
-        finally:
-            # Only if it is still ours: the program may have closed the socket, and the number may be another's.
-            if not handle.cancelled():
-                poller.remove(self, fd, writing)
+        return await self._watch(sock, True, future, retry)
 
     # Receiving.
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
         """Receive up to n bytes; b"" at the end of the stream."""
         check(sock)
-        return await self._when_ready(sock, False, lambda: sock.recv(n))
+        return await self._receive(sock, lambda: sock.recv(n))
 
     async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
         """Receive into a writable buffer; returns the count of bytes."""
         check(sock)
-        return await self._when_ready(sock, False, lambda: sock.recv_into(buf))
+        return await self._receive(sock, lambda: sock.recv_into(buf))
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         """Receive a datagram of up to bufsize bytes; returns (data, address)."""
         check(sock)
-        return await self._when_ready(sock, False, lambda: sock.recvfrom(bufsize))
+        return await self._receive(sock, lambda: sock.recvfrom(bufsize))
 
     async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
         """Receive a datagram into buf, at most nbytes (0: all of buf); returns (count, address)."""
         check(sock)
         if not nbytes:
             nbytes = len(buf)
-        return await self._when_ready(sock, False, lambda: sock.recvfrom_into(buf, nbytes))
+        return await self._receive(sock, lambda: sock.recvfrom_into(buf, nbytes))
 
     # Sending.
 
@@ -164,12 +202,12 @@ class SocketCalls(Resolving):
                 while sent < len(view):
                     sent += sock.send(view[sent:])
 
-            await self._when_ready(sock, True, attempt)
+            await self._send(sock, attempt)
 
     async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
         """Send a datagram to address; returns the count of bytes."""
         check(sock)
-        return await self._when_ready(sock, True, lambda: sock.sendto(data, address))
+        return await self._send(sock, lambda: sock.sendto(data, address))
 
     # Connecting.
 
@@ -185,8 +223,6 @@ class SocketCalls(Resolving):
             return
         except (BlockingIOError, InterruptedError):
             pass
-        fd = sock.fileno()
-        self._free(fd)
         future: asyncio.Future[None] = self.create_future()
 
         def done() -> None:
@@ -198,12 +234,7 @@ class SocketCalls(Resolving):
             else:
                 future.set_exception(OSError(error, f"Connect call failed {address}"))
 
-        handle = poller.add(self, fd, True, done, ())
-        try:
-            await future
-        finally:
-            if not handle.cancelled():
-                poller.remove(self, fd, True)
+        await self._watch(sock, True, future, done)
 
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept a connection; returns (non-blocking socket, address)."""
@@ -214,7 +245,7 @@ class SocketCalls(Resolving):
             connection.setblocking(False)
             return connection, address
 
-        return await self._when_ready(sock, False, attempt)
+        return await self._receive(sock, attempt)
 
     # Files.
 
@@ -244,24 +275,6 @@ class SocketCalls(Resolving):
             if not fallback:
                 raise
         return await self._sendfile_by_hand(file, offset, count, lambda data: self.sock_sendall(sock, data))
-
-    async def _when_writable(self, sock: socket.socket, future: asyncio.Future[None] | None = None) -> None:
-        """Wait until sock takes data, or until somebody else ends the wait by the future."""
-        fd = sock.fileno()
-        self._free(fd)
-        if future is None:
-            future = self.create_future()
-
-        def writable() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        handle = poller.add(self, fd, True, writable, ())
-        try:
-            await future
-        finally:
-            if not handle.cancelled():
-                poller.remove(self, fd, True)
 
     async def _sendfile_by_kernel(
         self,

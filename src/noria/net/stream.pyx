@@ -247,7 +247,12 @@ cdef class Layer(Channel):
         return 0
 
     cdef int tell(self, str method) except -1:
+        # What the program itself brings about, by write(), it hears in the context it is in, as in asyncio; what an
+        # event does, in the connection's.
+        cdef PyObject* outer = NULL
+        cdef bint entered = False
         try:
+            entered = self.loop.entered == NULL and self.enter(&outer)
             getattr(self.protocol, method)()
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -256,6 +261,9 @@ cdef class Layer(Channel):
                 "message": f"protocol.{method}() failed",
                 "exception": error, "transport": self, "protocol": self.protocol,
             })
+        finally:
+            if entered:
+                self.leave(outer)
         return 0
 
     def set_write_buffer_limits(self, high=None, low=None):

@@ -282,13 +282,20 @@ cdef class Queue(LoopBound):
         return item
 
     cdef int grow(self) except -1:
-        # The size is a power of 2.
+        # The size is a power of 2. Doubled in place, so that there are never two tables: then everything stands there
+        # twice, and of each item the place stays that follows on the one before.
         cdef list ring = self.ring
+        cdef Py_ssize_t size, i
         if ring is None:
             self.ring = [None] * 8
-        else:
-            self.ring = ring[self.head:] + ring[:self.head] + [None] * len(ring)
-        self.head = 0
+            self.head = 0
+            return 0
+        size = len(ring)
+        ring *= 2
+        for i in range(self.head):
+            ring[i] = None
+        for i in range(size + self.head, 2 * size):
+            ring[i] = None
         return 0
 
     cdef bint is_empty(self) except -1:
