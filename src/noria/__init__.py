@@ -23,6 +23,21 @@ from noria.core.timers import TimerHandle as TimerHandle
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop
 from noria.net.server import Server as Server
 from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
+from noria.streams.connection import (
+    StreamReaderProtocol as StreamReaderProtocol,
+    StreamWriter as StreamWriter,
+)
+from noria.streams.opening import (
+    open_connection as open_connection,
+    open_unix_connection as open_unix_connection,
+    start_server as start_server,
+    start_unix_server as start_unix_server,
+)
+from noria.streams.reader import StreamReader as StreamReader
+from noria.subprocess import (
+    create_subprocess_exec as create_subprocess_exec,
+    create_subprocess_shell as create_subprocess_shell,
+)
 from noria.substitution import patch as patch, unpatch as unpatch
 from noria.sync.barriers import Barrier as Barrier
 from noria.sync.gathering import gather as gather, shield as shield

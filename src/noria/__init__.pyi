@@ -27,9 +27,6 @@ from asyncio import (
     ReadTransport as ReadTransport,
     SelectorEventLoop as SelectorEventLoop,
     SendfileNotAvailableError as SendfileNotAvailableError,
-    StreamReader as StreamReader,
-    StreamReaderProtocol as StreamReaderProtocol,
-    StreamWriter as StreamWriter,
     SubprocessProtocol as SubprocessProtocol,
     SubprocessTransport as SubprocessTransport,
     TimeoutError as TimeoutError,
@@ -42,8 +39,6 @@ from asyncio import (
     _set_running_loop as _set_running_loop,
     _unregister_task as _unregister_task,
     all_tasks as all_tasks,
-    create_subprocess_exec as create_subprocess_exec,
-    create_subprocess_shell as create_subprocess_shell,
     create_task as create_task,
     current_task as current_task,
     ensure_future as ensure_future,
@@ -54,15 +49,11 @@ from asyncio import (
     iscoroutine as iscoroutine,
     iscoroutinefunction as iscoroutinefunction,
     isfuture as isfuture,
-    open_connection as open_connection,
-    open_unix_connection as open_unix_connection,
     run_coroutine_threadsafe as run_coroutine_threadsafe,
     set_event_loop as set_event_loop,
     set_event_loop_policy as set_event_loop_policy,
     shield as shield,
     sleep as sleep,
-    start_server as start_server,
-    start_unix_server as start_unix_server,
     to_thread as to_thread,
     wait as wait,
     wait_for as wait_for,
@@ -80,6 +71,21 @@ from noria.core.timers import TimerHandle as TimerHandle
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop
 from noria.net.server import Server as Server
 from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
+from noria.streams.connection import (
+    StreamReaderProtocol as StreamReaderProtocol,
+    StreamWriter as StreamWriter,
+)
+from noria.streams.opening import (
+    open_connection as open_connection,
+    open_unix_connection as open_unix_connection,
+    start_server as start_server,
+    start_unix_server as start_unix_server,
+)
+from noria.streams.reader import StreamReader as StreamReader
+from noria.subprocess import (
+    create_subprocess_exec as create_subprocess_exec,
+    create_subprocess_shell as create_subprocess_shell,
+)
 from noria.substitution import patch as patch, unpatch as unpatch
 from noria.sync.barriers import Barrier as Barrier
 from noria.sync.locks import (

@@ -16,7 +16,7 @@ asyncio 3.12 to 3.14 it then waits for ever, or not at all (https://github.com/p
 Whoever drops a transport without closing it is warned, and the child is killed, as in asyncio; and here it is also
 reaped and its descriptor closed when the loop is closed already.
 
-Leaves to others: the pipes (net), the streams over them (asyncio.subprocess).
+Leaves to others: the pipes (net), the streams over them (subprocess.py).
 """
 
 from __future__ import annotations
@@ -511,8 +511,11 @@ class WriteEnd(PipeEnd):
 class ReadEnd(PipeEnd, asyncio.Protocol):
     """The child's stdout or stderr."""
 
+    received = 0  # times that data came
+
     def data_received(self, data: bytes) -> None:
         if self.proc is not None:
+            self.received += 1
             self.proc._pipe_data_received(self.fd, data)
 
 

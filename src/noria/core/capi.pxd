@@ -47,3 +47,5 @@ cdef extern from "compat.h":
     uint64_t noria_ticks() nogil
     uint64_t NORIA_SLICE
     void noria_set_await(object type, PyObject* (*itself)(PyObject*) noexcept, PyObject* (*next)(PyObject*) noexcept)
+    void noria_forget_dict(object self)
+    PyObject* noria_referent(object ref)

@@ -76,6 +76,25 @@ static inline uint64_t noria_ticks(void) {
 #endif
 #define NORIA_SLICE 1000000u
 
+/* An object whose type has a `cdef dict __dict__` is born with an empty one. Without it methods are found faster, and 64
+   bytes are saved; it is made anew when a program sets an attribute. */
+static inline void noria_forget_dict(PyObject *self) {
+    PyObject **dict = (PyObject **)((char *)self + Py_TYPE(self)->tp_dictoffset);
+    Py_CLEAR(*dict);
+}
+
+/* What a weak reference refers to: a new reference; NULL, without an exception, if that is gone. */
+static inline PyObject *noria_referent(PyObject *ref) {
+    PyObject *found;
+#if PY_VERSION_HEX >= 0x030D0000
+    PyWeakref_GetRef(ref, &found);
+    return found;
+#else
+    found = PyWeakref_GET_OBJECT(ref);
+    return found == Py_None ? NULL : Py_NewRef(found);
+#endif
+}
+
 /* What `await` calls: `self` for the iterator, `next` for its turns. The method __await__ that the type shows keeps
    Cython's function, for those who call it by name. */
 static inline void noria_set_await(PyObject *type, unaryfunc self, iternextfunc next) {

@@ -20,7 +20,7 @@ from noria.core.capi cimport PyContext_CopyCurrent
 from noria.core.wheel cimport Wheel, push
 from noria.io.driver cimport WANT_GONE, WANT_IN, WANT_OUT, IODriver
 from noria.io.sys cimport EAGAIN, EIO, close
-from noria.net.stream cimport CLOSING, OPEN, StreamTransport
+from noria.net.stream cimport CLOSING, OPEN, SINK, Sink, StreamTransport
 
 import asyncio.constants
 import asyncio.transports
@@ -152,6 +152,16 @@ cdef class ReadPipeTransport(PipeTransport):
             if not self.call(EOF_RECEIVED, NULL, NULL):
                 self.report("Exception in protocol.eof_received()")
             return 0
+        if self.reader == SINK:
+            sink = self.protocol
+            try:
+                (<Sink>sink).take(where, n)
+            except Exception as error:
+                self.loop.call_exception_handler({
+                    "message": "Exception in protocol.data_received()", "exception": error, "transport": self,
+                    "protocol": sink,
+                })
+            return 0
         data = PyBytes_FromStringAndSize(where, n)
         if not self.call(DATA_RECEIVED, <PyObject*>data, NULL):
             self.report("Exception in protocol.data_received()")
@@ -178,6 +188,9 @@ cdef class ReadPipeTransport(PipeTransport):
 
     def write(self, data):
         """Not for a pipe's reading end."""
+        raise NotImplementedError
+
+    cdef int put(self, object data) except -1:
         raise NotImplementedError
 
     def writelines(self, list_of_data):
@@ -231,15 +244,18 @@ cdef class WritePipeTransport(PipeTransport):
         After close() or write_eof(), or when the reader has gone, data is thrown away, and from the sixth time on with
         a warning in the log. Raises TypeError for other data.
         """
+        self.put(data)
+
+    cdef int put(self, object data) except -1:
         if self.life == OPEN:
-            StreamTransport.write(self, data)
-            return
+            return StreamTransport.put(self, data)
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
         if len(data):
             if self.lost_writes >= WARN_AFTER:
                 logger.warning("pipe closed by peer or os.write(pipe, data) raised exception.")
             self.lost_writes += 1
+        return 0
 
     def writelines(self, list_of_data):
         """Send each item of an iterable of bytes-like objects."""

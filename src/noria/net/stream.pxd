@@ -1,6 +1,6 @@
 from cpython.object cimport PyObject
 
-from noria.core.wheel cimport Wheel
+from noria.core.wheel cimport Ready, Wheel
 from noria.io.driver cimport Channel
 from noria.io.sys cimport sockaddr_storage, socklen_t
 
@@ -16,6 +16,15 @@ cdef enum Reader:
     PROTOCOL     # data_received()
     BUFFERED     # get_buffer() and buffer_updated()
     LAYER        # another layer, which is then `above`
+    SINK         # take() or take_whole()
+
+# A protocol of ours that takes what came without a call through Python. In all else it is an ordinary protocol.
+cdef class Sink(Ready):
+    cdef char direct             # false: a program's subclass has a data_received() of its own, which is to be called
+
+    # These bytes came: valid until the method returns; a bytes object. They run nothing of the program's.
+    cdef int take(self, char* data, Py_ssize_t n) except -1
+    cdef int take_whole(self, bytes data) except -1
 
 # A transport as the one that stands on it sees it, and the other way round.
 cdef class Layer(Channel):
@@ -32,6 +41,10 @@ cdef class Layer(Channel):
     cdef Py_ssize_t low
     cdef Reader reader
     cdef bint choked             # the protocol was told to pause writing
+
+    # write() and is_closing() for those who know us in C.
+    cdef int put(self, object data) except -1
+    cdef bint ending(self) noexcept
 
     # What the layer above asks: send this (more: more follows at once, so one call to the kernel may do for all); how
     # many bytes the kernel has not taken yet.

@@ -5,7 +5,10 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from noria.core.wheel import Ready
 from noria.io.driver import Channel
+
+class Sink(Ready): ...
 
 class Layer(Channel):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...

@@ -2,6 +2,7 @@
 
 The path of a received byte: the driver reports the channel ready (`happened`), `read_ready` receives into the
 driver's buffer, makes one bytes object of it and calls the protocol's `data_received` in the connection's context;
+a `Sink`, as streams are, takes it from the buffer itself;
 for a BufferedProtocol `read_into` receives straight into the protocol's buffer. The path of a byte written: `write`
 gives it to the kernel at once; what the kernel does not take waits in the queue, bytes objects without a copy,
 anything the caller could change copied, and goes out several at a time (sendmsg) as the driver reports room.
@@ -28,7 +29,7 @@ from noria.core.capi cimport (
     PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyObject_CallMethodNoArgs, PyObject_CallMethodOneArg,
     enter_context, noria_take_exception,
 )
-from noria.core.wheel cimport Wheel, push
+from noria.core.wheel cimport Ready, Wheel, push
 from noria.io.driver cimport WANT_IN, WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
     AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, SHUT_WR, close,
@@ -89,6 +90,16 @@ cdef object address_of(sockaddr_storage* raw, socklen_t size):
     return None
 
 
+cdef class Sink(Ready):
+    """A protocol that takes what came without a call through Python. Not for use from Python."""
+
+    cdef int take(self, char* data, Py_ssize_t n) except -1:
+        raise NotImplementedError
+
+    cdef int take_whole(self, bytes data) except -1:
+        raise NotImplementedError
+
+
 cdef class Layer(Channel):
     """What transports have in common, and what one that stands on another says to it and hears of it."""
 
@@ -117,6 +128,9 @@ cdef class Layer(Channel):
             self.reader = LAYER
             return 0
         self.above = None
+        if isinstance(protocol, Sink) and (<Sink>protocol).direct:
+            self.reader = SINK
+            return 0
         self.reader = BUFFERED if isinstance(protocol, BufferedProtocol) else PROTOCOL
         return 0
 
@@ -281,7 +295,13 @@ cdef class Layer(Channel):
     cdef Py_ssize_t unsent(self) noexcept:
         return self.backlog
 
-    # Between layers: see stream.pxd.
+    # See stream.pxd.
+
+    cdef int put(self, object data) except -1:
+        raise NotImplementedError
+
+    cdef bint ending(self) noexcept:
+        return True
 
     cdef int carry(self, bytes data, bint more) except -1:
         raise NotImplementedError
@@ -356,7 +376,7 @@ cdef class StreamTransport(Layer):
         if events & WANT_OUT:
             self.flush()
         if events & WANT_IN and self.wants & WANT_IN:
-            if self.reader == PROTOCOL:
+            if self.reader == PROTOCOL or self.reader == SINK:
                 return self.read_ready()
             if self.reader == LAYER:
                 return self.read_up()
@@ -371,6 +391,12 @@ cdef class StreamTransport(Layer):
             if n == 0:
                 return self.got_eof()
             return self.trouble(n, "Fatal read error on socket transport")
+        if self.reader == SINK:
+            sink = self.protocol
+            try:
+                return (<Sink>sink).take(where, n)
+            except Exception as error:
+                return self.fatal(error, "Fatal error: protocol.data_received() call failed.")
         data = PyBytes_FromStringAndSize(where, n)
         if not self.call(DATA_RECEIVED, <PyObject*>data, NULL):
             return self.call_failed("Fatal error: protocol.data_received() call failed.")
@@ -439,6 +465,9 @@ cdef class StreamTransport(Layer):
 
     def write(self, data):
         """Send data: bytes, bytearray or memoryview. Does not block: what the kernel does not take is buffered."""
+        self.put(data)
+
+    cdef int put(self, object data) except -1:
         cdef iovec part
         cdef Py_buffer view
         cdef Py_ssize_t n, size
@@ -458,28 +487,28 @@ cdef class StreamTransport(Layer):
             size = view.len
         try:
             if size == 0:
-                return
+                return 0
             if self.life >= LOST:
                 self.lost_writes += 1
                 if self.lost_writes >= WARN_AFTER:
                     logger.warning("socket.send() raised exception.")
-                return
+                return 0
             n = 0
             if self.backlog == 0:
                 part.iov_len = size
                 n = self.driver.send(self, &part, 1)
                 if n == size:
-                    return
+                    return 0
                 if n < 0:
                     if n != -EAGAIN:
                         self.trouble(n, "Fatal write error on socket transport")
-                        return
+                        return 0
                     n = 0
             self.enqueue(data, n)
         finally:
             if not plain:
                 PyBuffer_Release(&view)
-        self.await_room()
+        return self.await_room()
 
     def writelines(self, list_of_data):
         """Send each item of an iterable of bytes-like objects, in one system call where the kernel takes it."""
@@ -643,6 +672,9 @@ cdef class StreamTransport(Layer):
 
     def is_closing(self):
         """Whether it is closing or closed."""
+        return self.life != OPEN
+
+    cdef bint ending(self) noexcept:
         return self.life != OPEN
 
     cdef int lose(self, object error) except -1:

@@ -32,7 +32,7 @@ from noria.core.capi cimport (
     PyErr_Clear, PyErr_ExceptionMatches, PyObject_CallMethodOneArg, noria_monotonic, noria_take_exception,
 )
 from noria.core.wheel cimport Wheel, push
-from noria.net.stream cimport BUFFERED, LAYER, Layer
+from noria.net.stream cimport BUFFERED, LAYER, SINK, Layer, Sink
 
 import asyncio.constants
 import asyncio.sslproto
@@ -419,6 +419,12 @@ cdef class TLSTransport(Layer):
             Py_XDECREF(plain)
             if self.reader == LAYER:
                 self.above.received(PyBytes_AS_STRING(text), got)
+            elif self.reader == SINK:
+                sink = self.protocol
+                try:
+                    (<Sink>sink).take_whole(<bytes>text)
+                except Exception as raised:
+                    self.fatal(raised, BROKEN)
             elif not self.call(DATA_RECEIVED, <PyObject*>text, NULL):
                 self.call_failed(BROKEN)
         return self.outcome(how, error)
@@ -547,6 +553,9 @@ cdef class TLSTransport(Layer):
 
     def write(self, data):
         """Send data: bytes, bytearray or memoryview. Does not block: what the kernel does not take is buffered."""
+        self.put(data)
+
+    cdef int put(self, object data) except -1:
         cdef Py_buffer view
         cdef char* where
         cdef Py_ssize_t size, n = 0, batch = 0
@@ -562,17 +571,17 @@ cdef class TLSTransport(Layer):
             size = view.len
         try:
             if size == 0:
-                return
+                return 0
             if self.state != WRAPPED and self.state != HANDSHAKE:
                 self.dropped()
-                return
+                return 0
             if self.backlog == 0 and self.state == WRAPPED and not (self.burst or self.writing or self.below.unsent()):
                 self.writing = True
                 try:
                     n = self.encrypt(where, size, 0, &batch)
                 except Exception as error:
                     self.fatal(error, BROKEN)
-                    return
+                    return 0
                 finally:
                     self.writing = False
                 if not self.burst:
@@ -585,7 +594,7 @@ cdef class TLSTransport(Layer):
                 PyBuffer_Release(&view)
         if self.backlog >= RECORD and self.below.unsent() == 0:
             self.write_out(False)
-        self.choke()
+        return self.choke()
 
     def writelines(self, list_of_data):
         """Send each item of an iterable of bytes-like objects, in as few records as they fill."""
@@ -786,6 +795,9 @@ cdef class TLSTransport(Layer):
 
     def is_closing(self):
         """Whether it is closing or closed."""
+        return self.closing
+
+    cdef bint ending(self) noexcept:
         return self.closing
 
     cdef int end(self, bint by_us) except -1:

@@ -16,6 +16,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 
 cimport cython
 
+from noria.core.capi cimport noria_forget_dict
 from noria.core.futures cimport CANCELLED, FINISHED, PENDING, Py_TPFLAGS_HEAPTYPE, PyType_GetFlags
 from noria.core.waits cimport Waiter, running_loop
 from noria.core.wheel cimport Link
@@ -128,8 +129,7 @@ cdef class LoopBound:
     """Base of the primitives. Not for use from Python."""
 
     def __cinit__(self):
-        # Made when a program sets an attribute; methods are found faster on objects without one.
-        forget_dict(self)
+        noria_forget_dict(self)
 
     cdef object bind(self):
         running = running_loop()
@@ -149,16 +149,6 @@ cdef class LoopBound:
     @_loop.setter
     def _loop(self, value):
         self.loop = value
-
-
-cdef extern from *:
-    """
-    static void forget_dict(PyObject *self) {
-        PyObject **dict = (PyObject **)((char *)self + Py_TYPE(self)->tp_dictoffset);
-        Py_CLEAR(*dict);
-    }
-    """
-    void forget_dict(object self)
 
 
 # The collector must see whom a line owns: a task that waits for a lock which it alone refers to is a cycle.

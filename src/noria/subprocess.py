@@ -1,0 +1,134 @@
+"""create_subprocess_exec and create_subprocess_shell: children whose standard streams are noria's.
+
+asyncio's Process over noria's StreamReader and StreamWriter. What a child writes goes from the driver's buffer to
+the reader without a call through Python, as on a connection. On other loops it comes by the protocol's methods.
+
+The rest of `asyncio.subprocess` is here under its names. Leaves to others: starting, watching and signalling children
+(process.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.subprocess
+import subprocess
+from asyncio.subprocess import Process as Process
+from typing import Any
+
+from noria.net.pipes import ReadPipeTransport
+from noria.streams.connection import Feeder, StreamWriter
+from noria.streams.opening import LIMIT
+from noria.streams.reader import StreamReader
+
+PIPE = subprocess.PIPE
+STDOUT = subprocess.STDOUT
+DEVNULL = subprocess.DEVNULL
+
+__all__ = ["create_subprocess_exec", "create_subprocess_shell"]
+
+
+class SubprocessStreamProtocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """Gives a child's pipes as streams.
+
+    Source: asyncio.subprocess.SubprocessStreamProtocol.
+    """
+
+    _transport: Any
+    _loop: Any
+    _limit: int
+    _pipe_fds: list[int]
+    stdout: Any
+    stderr: Any
+
+    def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit, loop)
+        self._delivered = {1: 0, 2: 0}  # times that data came by pipe_data_received()
+
+    def connection_made(self, transport: Any) -> None:
+        """Make the streams."""
+        self._transport = transport
+        if (pipe := transport.get_pipe_transport(1)) is not None:
+            self.stdout = self._reader(1, pipe)
+        if (pipe := transport.get_pipe_transport(2)) is not None:
+            self.stderr = self._reader(2, pipe)
+        if (pipe := transport.get_pipe_transport(0)) is not None:
+            self.stdin = StreamWriter(pipe, self, None, self._loop)
+
+    def _reader(self, fd: int, pipe: Any) -> StreamReader:
+        reader = StreamReader(self._limit, self._loop)
+        reader.set_transport(pipe)
+        self._pipe_fds.append(fd)
+        self._shorten(fd, pipe, reader)
+        return reader
+
+    def _shorten(self, fd: int, pipe: Any, reader: StreamReader) -> None:
+        # Let the pipe feed the reader itself, once nothing is under way by the longer way, which it would overtake.
+        if isinstance(pipe, ReadPipeTransport):
+            end: Any = pipe.get_protocol()
+            if end is not None and getattr(end, "received", None) == self._delivered[fd]:
+                pipe.set_protocol(Feeder(reader, end))
+
+    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
+        """Feed the reader."""
+        super().pipe_data_received(fd, data)
+        self._delivered[fd] += 1
+        pipe = self._transport.get_pipe_transport(fd) if self._transport is not None else None
+        reader = self.stdout if fd == 1 else self.stderr
+        if pipe is not None and reader is not None:
+            self._shorten(fd, pipe, reader)
+
+
+async def create_subprocess_shell(
+    cmd: str | bytes,
+    stdin: Any = None,
+    stdout: Any = None,
+    stderr: Any = None,
+    limit: int = LIMIT,
+    **kwds: Any,
+) -> Process:
+    """Start a shell command; returns an asyncio.subprocess.Process.
+
+    stdin, stdout, stderr: PIPE for a stream, or what subprocess.Popen takes. limit: the readers', in bytes. Everything
+    else as `loop.subprocess_shell`, which also says what is raised.
+
+    Source: asyncio.create_subprocess_shell.
+    """
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_shell(
+        lambda: SubprocessStreamProtocol(limit, loop),
+        cmd,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        **kwds,
+    )
+    return Process(transport, protocol, loop)
+
+
+async def create_subprocess_exec(
+    program: Any,
+    *args: Any,
+    stdin: Any = None,
+    stdout: Any = None,
+    stderr: Any = None,
+    limit: int = LIMIT,
+    **kwds: Any,
+) -> Process:
+    """Start a program with arguments; returns an asyncio.subprocess.Process.
+
+    stdin, stdout, stderr: PIPE for a stream, or what subprocess.Popen takes. limit: the readers', in bytes. Everything
+    else as `loop.subprocess_exec`, which also says what is raised.
+
+    Source: asyncio.create_subprocess_exec.
+    """
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_exec(
+        lambda: SubprocessStreamProtocol(limit, loop),
+        program,
+        *args,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        **kwds,
+    )
+    return Process(transport, protocol, loop)
