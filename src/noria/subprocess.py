@@ -1,6 +1,6 @@
 """create_subprocess_exec and create_subprocess_shell: children whose standard streams are noria's.
 
-asyncio's Process over noria's StreamReader and StreamWriter. What a child writes goes from the driver's buffer to
+A Process over noria's StreamReader and StreamWriter. What a child writes goes from the driver's buffer to
 the reader without a call through Python, as on a connection. On other loops it comes by the protocol's methods.
 
 The rest of `asyncio.subprocess` is here under its names. Leaves to others: starting, watching and signalling children
@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import asyncio.subprocess
 import subprocess
-from asyncio.subprocess import Process as Process
 from typing import Any
 
 from noria.net.pipes import ReadPipeTransport
 from noria.streams.connection import Feeder, StreamWriter
 from noria.streams.opening import LIMIT
 from noria.streams.reader import StreamReader
+from noria.sync.gathering import gather
 
 PIPE = subprocess.PIPE
 STDOUT = subprocess.STDOUT
@@ -78,6 +78,50 @@ class SubprocessStreamProtocol(asyncio.subprocess.SubprocessStreamProtocol):
             self._shorten(fd, pipe, reader)
 
 
+class Process(asyncio.subprocess.Process):
+    """A running child: its number, its streams, and how to wait for it or signal it.
+
+    Source: asyncio.subprocess.Process of CPython 3.13.
+    """
+
+    stdin: Any
+    stdout: Any
+    stderr: Any
+    _transport: Any
+
+    async def communicate(self, input: bytes | bytearray | memoryview | None = None) -> tuple[Any, Any]:
+        """Send input and close stdin, read stdout and stderr to their ends, wait for the child.
+
+        Returns (stdout, stderr): bytes, or None for what is not a PIPE. stdin is closed without input too (asyncio
+        3.11 leaves it open then, and a child that reads to the end of it never ends). That the child stopped reading
+        is no error.
+        """
+        _, stdout, stderr = await gather(
+            self._send_all(input), self._read_all(1, self.stdout), self._read_all(2, self.stderr)
+        )
+        await self.wait()
+        return stdout, stderr
+
+    async def _send_all(self, data: bytes | bytearray | memoryview | None) -> None:
+        if self.stdin is None:
+            return
+        try:
+            if data is not None:
+                self.stdin.write(data)
+            await self.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        self.stdin.close()
+
+    async def _read_all(self, fd: int, stream: Any) -> bytes | None:
+        if stream is None:
+            return None
+        pipe = self._transport.get_pipe_transport(fd)
+        data: bytes = await stream.read()
+        pipe.close()
+        return data
+
+
 async def create_subprocess_shell(
     cmd: str | bytes,
     stdin: Any = None,
@@ -86,7 +130,7 @@ async def create_subprocess_shell(
     limit: int = LIMIT,
     **kwds: Any,
 ) -> Process:
-    """Start a shell command; returns an asyncio.subprocess.Process.
+    """Start a shell command; returns its Process.
 
     stdin, stdout, stderr: PIPE for a stream, or what subprocess.Popen takes. limit: the readers', in bytes. Everything
     else as `loop.subprocess_shell`, which also says what is raised.
@@ -114,7 +158,7 @@ async def create_subprocess_exec(
     limit: int = LIMIT,
     **kwds: Any,
 ) -> Process:
-    """Start a program with arguments; returns an asyncio.subprocess.Process.
+    """Start a program with arguments; returns its Process.
 
     stdin, stdout, stderr: PIPE for a stream, or what subprocess.Popen takes. limit: the readers', in bytes. Everything
     else as `loop.subprocess_exec`, which also says what is raised.
