@@ -114,6 +114,7 @@ cdef class Listener(Channel):
     cdef object wrap             # makes the TLS protocol around the program's, or None
     cdef object context
     cdef int backlog
+    cdef int expect              # connections to ask for at the next event
     cdef bint closed
 
     cdef int admit(self, int fd, sockaddr_storage* addr, socklen_t size) except -1
