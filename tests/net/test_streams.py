@@ -273,6 +273,23 @@ async def test_writing_from_inside_resume_writing_keeps_the_order() -> None:
         assert await protocol.lost is None
 
 
+@on_noria
+async def test_what_resume_writing_of_a_closing_connection_writes_goes_out_as_well() -> None:
+    class Last(Recorder):
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self.events.count("resume") == 1:
+                self.transport.write(b"y" * BIG * 8)
+
+    async with connected(Last) as (transport, protocol, far):
+        transport.set_write_buffer_limits(0)
+        while "pause" not in protocol.events:
+            transport.write(b"x" * BIG)
+        transport.close()
+        assert (await read_all(far)).count(b"y") == BIG * 8
+        assert await protocol.lost is None
+
+
 # Reading: pause and resume.
 
 
