@@ -203,7 +203,7 @@ class Readers(RuleBasedStateMachine):
 
 
 Readers.TestCase.settings = settings(
-    max_examples=300,
+    max_examples=40 if sys.flags.dev_mode else 150,  # asyncio's debug mode takes ten times as long
     stateful_step_count=25,
     deadline=None,
     derandomize=True,

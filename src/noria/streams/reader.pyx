@@ -524,6 +524,7 @@ cdef class Reading(Waiter):
             self.value = reader.take(self.n)
         else:
             self.answer_line()
+            return DONE
         reader.resume()
         return DONE
 
@@ -533,6 +534,7 @@ cdef class Reading(Waiter):
         cdef Search outcome = self.search(&at, &to)
         if outcome == FOUND and at <= reader.limit:
             self.value = reader.take(to)
+            reader.resume()
         elif outcome == FOUND:
             self.close_line(at, TOO_LONG)
         elif outcome == OVERRUN:
@@ -541,7 +543,7 @@ cdef class Reading(Waiter):
             rest = reader.take(reader.end - reader.start)
             if self.what == UNTIL:
                 raise IncompleteReadError(rest, None)
-            self.value = rest
+            self.value = rest  # after the end nothing can come: it is not resumed, as in asyncio
         if self.what == NEXT_LINE and not self.value:
             raise StopAsyncIteration
         return 0
