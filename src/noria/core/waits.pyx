@@ -63,7 +63,7 @@ cdef class Waiter(Future):
         self.state = PENDING
         self.value = None
         self.error = self.error_origin = None
-        self.message = None
+        self.keep("_cancel_message", None)
         self.unseen = False
         return 0
 
@@ -96,7 +96,6 @@ cdef class Waiter(Future):
             self.blocking = self.unseen = False
             self.wheel = None
             self.loop = self.error = self.error_origin = self.first = self.first_context = self.rest = None
-            self.message = self.source_tb = None
         return True
 
     # A coroutine to the program.
