@@ -11,7 +11,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 cimport cython
 
 from noria.core.capi cimport (
-    PYGEN_NEXT, PYGEN_RETURN, PyCoro_CheckExact, PyErr_SetObject, PyIter_Send, PySendResult,
+    PYGEN_NEXT, PYGEN_RETURN, PyCoro_CheckExact, PyErr_SetObject, PyIter_Send, PyObject_GC_UnTrack, PySendResult,
     noria_monotonic, noria_restore_exception, noria_set_await, noria_stop_iteration, noria_take_exception,
 )
 from noria.core.futures cimport Future, is_native
@@ -302,7 +302,7 @@ def timeout(delay):
     """
     cdef Timeout timeout
     loop = running_loop()
-    timeout = Timeout.__new__(Timeout)
+    timeout = <Timeout>timeouts_new()
     if delay is None:
         pass
     elif isinstance(loop, CoreLoop) and (<CoreLoop>loop).own_clock:
@@ -317,7 +317,7 @@ def timeout_at(when):
 
     Source: asyncio.timeout_at (3.11).
     """
-    cdef Timeout timeout = Timeout.__new__(Timeout)
+    cdef Timeout timeout = <Timeout>timeouts_new()
     timeout.deadline = when
     return timeout
 
@@ -506,11 +506,30 @@ mark_coroutine_functions(wait_for)
 cdef extern from *:
     """
     #include "pool.h"
-    NORIA_POOL(timeouts, 128)
+    /* Whether attributes were set on an object of a type with a dict (Cython does not let one look). */
+    static inline int has_attributes(PyObject *o) {
+        PyObject *dict = *(PyObject **)((char *)o + Py_TYPE(o)->tp_dictoffset);
+        return dict != NULL && PyDict_GET_SIZE(dict) > 0;
+    }
+    NORIA_STOCK(timeouts, 128)
     NORIA_POOL(wait_fors, 128)
     """
-    void timeouts_pool(object type)
+    void timeouts_stock(object type, int (*empty)(PyObject*) noexcept)
+    object timeouts_new()
+    bint has_attributes(PyObject* o)
     void wait_fors_pool(object type)
 
-timeouts_pool(Timeout)
+
+cdef int renew_timeout(PyObject* o) noexcept:
+    # Only one that was left in time, which is nearly all: nothing but the deadline is in it then.
+    cdef Timeout timeout = <Timeout>o
+    if timeout.phase != EXITED or timeout.stale or has_attributes(o):
+        return 0
+    PyObject_GC_UnTrack(timeout)
+    timeout.phase = CREATED
+    timeout.deadline = timeout.core = None
+    return 1
+
+
+timeouts_stock(Timeout, renew_timeout)
 wait_fors_pool(WaitFor)
