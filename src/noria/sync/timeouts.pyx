@@ -90,7 +90,9 @@ cdef class Timeout(Ready):
     """
     cdef object __weakref__
     cdef dict __dict__
-    cdef object deadline         # seconds on the loop's clock, or None
+    cdef object deadline         # seconds on the loop's clock, as given; or None
+    cdef double at               # the same, where `timeout` reckoned it
+    cdef bint reckoned           # the deadline is `at`
     cdef object task             # whose block it is
     cdef object handle           # the timer on a loop that is not ours, or keeps a time of its own
     cdef CoreLoop core           # the loop otherwise
@@ -108,7 +110,7 @@ cdef class Timeout(Ready):
 
     def when(self):
         """The deadline: seconds on the loop's clock, as `loop.time()` counts them; None if there is none."""
-        return self.deadline
+        return self.at if self.reckoned else self.deadline
 
     def reschedule(self, when):
         """Set another deadline (seconds on the loop's clock; None: no deadline).
@@ -128,7 +130,8 @@ cdef class Timeout(Ready):
     def __repr__(self):
         when = ""
         if self.phase == ENTERED:
-            when = f" when={None if self.deadline is None else round(self.deadline, 3)}"
+            when = self.when()
+            when = f" when={None if when is None else round(when, 3)}"
         return f"<Timeout [{PHASES[self.phase]}]{when}>"
 
     def __aenter__(self):
@@ -149,7 +152,9 @@ cdef class Timeout(Ready):
         self.cancelling = cancelling(task)
         self.task = task
         self.phase = ENTERED
-        return self.arm(self.deadline, loop)
+        if self.reckoned and isinstance(loop, CoreLoop) and (<CoreLoop>loop).own_clock:
+            return self.arm_at(self.at, <CoreLoop>loop)
+        return self.arm(self.when(), loop)
 
     cdef int leave(self, object kind, object error) except -1:
         if self.phase != ENTERED and self.phase != EXPIRING:
@@ -168,6 +173,7 @@ cdef class Timeout(Ready):
     cdef int arm(self, object when, object loop) except -1:
         cdef double at
         self.deadline = when
+        self.reckoned = False
         self.disarm()
         if when is None:
             return 0
@@ -182,11 +188,14 @@ cdef class Timeout(Ready):
         at = when
         if at != at:
             raise ValueError("when must be a time in seconds, not nan")
-        self.core = <CoreLoop>loop
+        return self.arm_at(at, <CoreLoop>loop)
+
+    cdef int arm_at(self, double at, CoreLoop core) except -1:
+        self.core = core
         if at <= noria_monotonic():
-            push(self.core, self)
+            push(core, self)
         else:
-            self.core.timers.add(at, self, &self.place)
+            core.timers.add(at, self, &self.place)
         self.armed = True
         return 0
 
@@ -305,8 +314,12 @@ def timeout(delay):
     timeout = <Timeout>timeouts_new()
     if delay is None:
         pass
-    elif isinstance(loop, CoreLoop) and (<CoreLoop>loop).own_clock:
-        timeout.deadline = noria_monotonic() + delay
+    elif type(delay) in (int, float) and isinstance(loop, CoreLoop) and (<CoreLoop>loop).own_clock:
+        timeout.at = noria_monotonic() + <double>delay
+        if timeout.at != timeout.at:
+            timeout.deadline = timeout.at  # refused when the block is entered
+        else:
+            timeout.reckoned = True
     else:
         timeout.deadline = loop.time() + delay
     return timeout
@@ -528,6 +541,7 @@ cdef int renew_timeout(PyObject* o) noexcept:
     PyObject_GC_UnTrack(timeout)
     timeout.phase = CREATED
     timeout.deadline = timeout.core = None
+    timeout.reckoned = False
     return 1
 
 
