@@ -39,6 +39,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """For plugins that ask the collector who refers to what (hypothesis)."""
+    gc.unfreeze()
+
+
 # The text downloads these five; sizes in bytes, chosen to be no multiple of any buffer.
 PDF_SIZES = {
     "f1040.pdf": 150_001,
