@@ -52,7 +52,7 @@ from noria.io.ring cimport (
     noria_ring_waiting, noria_sqe,
 )
 from noria.io.sys cimport (
-    EAGAIN, EBUSY, ECANCELED, EEXIST, EINTR, ENOBUFS, ENOMEM, EPOLL_CTL_DEL, EPOLLIN, ETIME, MSG_DONTWAIT,
+    EAGAIN, EBUSY, ECANCELED, EEXIST, EINTR, EMFILE, ENFILE, ENOBUFS, EPOLL_CTL_DEL, EPOLLIN, ETIME, MSG_DONTWAIT,
     MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl, epoll_event, getpeername, sockaddr, sockaddr_storage,
     socklen_t,
 )
@@ -60,11 +60,11 @@ from noria.io.sys cimport (
 import os
 
 cdef enum:
-    SUBMISSIONS = 256
-    COMPLETIONS = 4096
-    BUFFERS = 256                # a power of two
+    SUBMISSIONS = 128
+    COMPLETIONS = 1024
+    BUFFERS = 64                 # a power of two
     # Of each. Not a power of two apart, or all would share a few cache lines.
-    BUFFER_SIZE = 8 * 1024 + 192
+    BUFFER_SIZE = 4 * 1024 + 64
     SMALL = 16                   # receptions that end `bulk`
 
 # The low bits of a completion's user data; the rest is the channel's address.
@@ -117,6 +117,16 @@ cdef class UringDriver(EpollDriver):
     def __cinit__(self):
         noria_ring_clear(&self.uring)
         self.posting = True
+
+    def __init__(self):
+        cdef int error
+        EpollDriver.__init__(self)
+        error = open_ring(&self.uring, &self.buffers)
+        if error in (-EMFILE, -ENFILE):
+            raise OSError(-error, os.strerror(-error))
+        if error < 0:
+            self.hopeless = True
+            self.posting = False
 
     def __dealloc__(self):
         self.shut()
@@ -532,8 +542,6 @@ cdef class UringDriver(EpollDriver):
             channel.over = True
             channel.result = res
         self.hand(channel, WANT_IN, defer)
-        if channel.kept_from != channel.kept_to:
-            self.again(channel)
         if channel.reading == IDLE and channel.watched and not channel.over:
             self.touch(channel)
         return 0
@@ -748,6 +756,8 @@ cdef class UringDriver(EpollDriver):
                 channel.kept_from = channel.kept_to = 0
                 if channel.reading == IDLE:
                     self.stir(channel)
+            else:
+                self.rouse(channel)
             # A multishot accept does not tell who it is, and one that has gone already cannot be asked.
             if getpeername(fd, <sockaddr*>addr, size) < 0:
                 size[0] = 0

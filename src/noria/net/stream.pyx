@@ -596,7 +596,7 @@ cdef class StreamTransport(Layer):
         # Let the driver send it together with what else this turn sends. It counts as sent: what the kernel then does
         # not take comes back and is queued. False: not now. When nobody runs the loop, or it sleeps while another
         # thread writes (which is that thread's mistake), the bytes would wait.
-        if self.loop.thread == 0 or self.loop.asleep or not self.driver.post(self, data):
+        if self.kind != STREAM or self.loop.thread == 0 or self.loop.asleep or not self.driver.post(self, data):
             return False
         self.aloft += PyBytes_GET_SIZE(data)
         return True
