@@ -87,7 +87,8 @@ def _bench(arguments: list[str]) -> int:
 
 def _info(arguments: list[str]) -> int:
     argparse.ArgumentParser(
-        prog="noria info", description="Print what noria found here: its driver and why, kernel features, limits."
+        prog="noria info",
+        description="Print what noria found here: its driver and why, kernel features, limits.",
     ).parse_args(arguments)
     from noria.information import information
 
