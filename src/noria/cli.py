@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "  run    run any Python script or module with noria as its event loop\n"
         "  get    download files, many at a time\n"
         "  demo   see what blocking the loop costs, in under ten seconds\n"
-        "  bench  compare every event loop that is installed\n\n"
+        "  bench  compare every event loop that is installed\n"
+        "  info   what noria found here: driver, kernel, limits\n\n"
         "'noria COMMAND --help' tells more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -82,6 +83,18 @@ def _bench(arguments: list[str]) -> int:
     from noria.bench.command import main as bench
 
     return bench(arguments)
+
+
+def _info(arguments: list[str]) -> int:
+    argparse.ArgumentParser(
+        prog="noria info",
+        description="Print what noria found here: its driver and why, kernel features, limits.",
+    ).parse_args(arguments)
+    from noria.information import information
+
+    for name, value in information(_version()):
+        print(f"{name:<14} {value}")
+    return 0
 
 
 def _missing(command: str, error: ModuleNotFoundError) -> int:
@@ -134,7 +147,13 @@ def _wrong_usage(what: str) -> int:
     return USAGE_ERROR
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "get": _get, "demo": _demo, "bench": _bench}
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "get": _get,
+    "demo": _demo,
+    "bench": _bench,
+    "info": _info,
+}
 
 _launcher: ModuleType | None = None  # the __main__ before the program's; its frames still run
 

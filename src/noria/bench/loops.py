@@ -47,7 +47,12 @@ _ALL = (
     Loop("noria-asyncio", "noria", ours=True, usual=False),
     # noria on the one driver and on the other, whatever it would choose by itself.
     Loop(
-        "noria-epoll", "noria", names="noria", ours=True, usual=False, environment=(("NORIA_DRIVER", "epoll"),)
+        "noria-epoll",
+        "noria",
+        names="noria",
+        ours=True,
+        usual=False,
+        environment=(("NORIA_DRIVER", "epoll"),),
     ),
     Loop(
         "noria-io_uring",

@@ -12,6 +12,11 @@ cdef enum:
     # The largest IP datagram, and then some: were the slots a power of two apart, all would share a few cache lines.
     SLOT = 64 * 1024 + 1088
 
+# What stands for no channel in an event's data.
+cdef enum Other:
+    WAKE_UP
+    BESIDE
+
 cdef struct Slot:
     PyObject* channel       # owned while watched
     uint32_t generation
@@ -44,6 +49,7 @@ cdef class EpollDriver(IODriver):
     cdef int drain(self) except -1
     # The table by descriptor holds a reference to each channel that is watched. Make a place for one, putting out
     # whoever had the number; put it there.
+    cdef int watch_other(self, int fd, uint32_t events, Other other) except -1
     cdef int clear_place(self, int fd) except -1
     cdef int take_in(self, Channel channel) except -1
     # Tell the kernel what to watch for, and take the channel in.
@@ -51,5 +57,7 @@ cdef class EpollDriver(IODriver):
     # Ask now, without waiting, and deliver.
     cdef int ask(self, bint defer) except -1
     cdef int deliver(self, bint defer) except -1
+    # The descriptor that was put in as BESIDE has something.
+    cdef int beside(self, bint defer) except -1
     # Give a channel its events: at once, or by way of the ready queue.
     cdef int hand(self, Channel channel, uint32_t events, bint defer) except -1

@@ -41,7 +41,6 @@ cdef class EpollDriver(IODriver):
 
     def __init__(self):
         cdef int ends[2]
-        cdef epoll_event event
         if self.epfd >= 0:
             raise RuntimeError("the driver is open already")
         noria_keep_heap()
@@ -54,11 +53,16 @@ cdef class EpollDriver(IODriver):
         if pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0:
             raise OSError(errno, os.strerror(errno))
         self.wake_out, self.wake_in = ends[0], ends[1]
-        event.events = EPOLLIN
-        event.data.u64 = <uint64_t>-1
-        if epoll_ctl(self.epfd, EPOLL_CTL_ADD, self.wake_out, &event) < 0:
-            raise OSError(errno, os.strerror(errno))
+        self.watch_other(self.wake_out, EPOLLIN, WAKE_UP)
         drivers.add(self)
+
+    cdef int watch_other(self, int fd, uint32_t events, Other other) except -1:
+        cdef epoll_event event
+        event.events = events
+        event.data.u64 = <uint64_t>-1 - other
+        if epoll_ctl(self.epfd, EPOLL_CTL_ADD, fd, &event) < 0:
+            raise OSError(errno, os.strerror(errno))
+        return 0
 
     def __dealloc__(self):
         self.shut()
@@ -265,8 +269,11 @@ cdef class EpollDriver(IODriver):
             events = self.events[self.next_event].events
             self.next_event += 1
             delivered += 1
-            if data == <uint64_t>-1:
-                self.drain()
+            if data >= <uint64_t>-1 - BESIDE:
+                if data == <uint64_t>-1:
+                    self.drain()
+                else:
+                    self.beside(defer)
                 continue
             fd = <uint32_t>data
             held = self.slots[fd].channel
@@ -300,6 +307,9 @@ cdef class EpollDriver(IODriver):
                     "message": "Exception in a callback of the event loop", "exception": error,
                     "transport": channel,
                 })
+        return 0
+
+    cdef int beside(self, bint defer) except -1:
         return 0
 
     cdef int ask(self, bint defer) except -1:

@@ -118,7 +118,7 @@ typedef struct noria_ring {
     uint32_t sq_tail;                   /* ours; what the kernel sees is *sq_ktail */
     uint32_t cq_head;
     uint32_t *sq_khead, *sq_ktail, *sq_kflags;
-    uint32_t *cq_khead, *cq_ktail;
+    uint32_t *cq_khead, *cq_ktail, *cq_kflags;
     noria_sqe *sqes;
     noria_cqe *cqes;
     void *map;
@@ -203,6 +203,7 @@ static inline int noria_ring_open(
     ring->sq_mask = *(uint32_t *)(base + params.sq_off.ring_mask);
     ring->cq_khead = (uint32_t *)(base + params.cq_off.head);
     ring->cq_ktail = (uint32_t *)(base + params.cq_off.tail);
+    ring->cq_kflags = (uint32_t *)(base + params.cq_off.flags);
     ring->cq_mask = *(uint32_t *)(base + params.cq_off.ring_mask);
     ring->cqes = (noria_cqe *)(base + params.cq_off.cqes);
     ring->sq_tail = *ring->sq_ktail;
@@ -222,6 +223,17 @@ static inline int noria_ring_register(noria_ring *ring, unsigned what, void *arg
 /* A ring made with SETUP_R_DISABLED begins to work, for the calling thread. */
 static inline int noria_ring_enable(noria_ring *ring) {
     return noria_ring_register(ring, REGISTER_ENABLE_RINGS, NULL, 0);
+}
+
+/* Have the kernel write to an eventfd(2) when there is something to enter for. The ring's own descriptor does not tell
+   poll(2) of work put off by DEFER_TASKRUN. */
+static inline int noria_ring_tell(noria_ring *ring, int32_t eventfd) {
+    return noria_ring_register(ring, REGISTER_EVENTFD, &eventfd, 1);
+}
+
+/* Have it do so, or not, from now on. */
+static inline void noria_ring_telling(noria_ring *ring, int on) {
+    __atomic_store_n(ring->cq_kflags, on ? 0 : 1 /* IORING_CQ_EVENTFD_DISABLED */, __ATOMIC_SEQ_CST);
 }
 
 /* Which operations the kernel has: known[OP] becomes 1 or 0. */

@@ -60,6 +60,8 @@ cdef extern from "ring.h" nogil:
     int noria_ring_register(noria_ring* ring, unsigned what, void* arg, unsigned count)
     int noria_ring_enable(noria_ring* ring)
     int noria_ring_probe(noria_ring* ring, unsigned char* known)
+    int noria_ring_tell(noria_ring* ring, int32_t eventfd)
+    void noria_ring_telling(noria_ring* ring, bint on)
     uint32_t noria_ring_waiting(noria_ring* ring)
     noria_sqe* noria_ring_sqe(noria_ring* ring)
     int noria_ring_enter(noria_ring* ring, uint32_t least, double timeout)

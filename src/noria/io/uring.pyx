@@ -20,6 +20,9 @@ Sending: post() hands over bytes, at most one block a connection; all are submit
 to wait for room (MSG_DONTWAIT), so that each completes within that call: no bytes are in flight between turns, and
 nothing needs to be cancelled.
 
+Waiting: in the ring, which watches the epoll instance. If for a while only epoll has brought anything (datagrams, large
+messages) it is the other way round, by an eventfd, since each event by way of the other costs a system call more.
+
 Nothing is submitted before the kernel is asked: until then `dirty` channels are on a list, and what they want by then
 is what counts. Thus no submission names a descriptor that has been closed since.
 
@@ -41,19 +44,19 @@ from libc.string cimport memcpy
 from noria.core.capi cimport PyErr_CheckSignals, PyThread_get_thread_ident
 from noria.core.wheel cimport push
 from noria.io.driver cimport ANY, LISTENER, STREAM, WANT_IN, Channel
-from noria.io.epoll cimport EpollDriver
+from noria.io.epoll cimport BESIDE, EpollDriver
 from noria.io.ring cimport (
     ACCEPT_MULTISHOT, CANCEL_ALL, CANCEL_ANY, CQE_F_BUFFER, CQE_F_MORE, NORIA_OPS, OP_ACCEPT, OP_ASYNC_CANCEL,
     OP_POLL_ADD, OP_RECV, OP_SEND, RECV_MULTISHOT, SETUP_COOP_TASKRUN, SETUP_DEFER_TASKRUN, SETUP_NO_SQARRAY,
     SETUP_R_DISABLED, SETUP_SINGLE_ISSUER, SETUP_SUBMIT_ALL, SETUP_TASKRUN_FLAG, SQE_BUFFER_SELECT, noria_buffers,
     noria_buffers_free, noria_buffers_give, noria_buffers_open, noria_buffers_publish, noria_cqe, noria_ring,
     noria_ring_clear, noria_ring_close, noria_ring_completions, noria_ring_cqe, noria_ring_enable, noria_ring_enter,
-    noria_ring_idle, noria_ring_open, noria_ring_probe, noria_ring_seen, noria_ring_sqe, noria_ring_submit,
+    noria_ring_idle, noria_ring_open, noria_ring_probe, noria_ring_seen, noria_ring_sqe, noria_ring_submit, noria_ring_tell, noria_ring_telling,
     noria_ring_waiting, noria_sqe,
 )
 from noria.io.sys cimport (
-    EAGAIN, EBUSY, ECANCELED, EEXIST, EINTR, EMFILE, ENFILE, ENOBUFS, EPOLL_CTL_DEL, EPOLLIN, ETIME, MSG_DONTWAIT,
-    MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl, epoll_event, getpeername, sockaddr, sockaddr_storage,
+    EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE, ENFILE, ENOBUFS, ENOSYS, EPOLL_CTL_DEL, EPOLLET, EPOLLIN, ETIME, MSG_DONTWAIT,
+    MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl, epoll_event, errno, eventfd, getpeername, sockaddr, sockaddr_storage,
     socklen_t,
 )
 
@@ -66,6 +69,7 @@ cdef enum:
     # Of each. Not a power of two apart, or all would share a few cache lines.
     BUFFER_SIZE = 4 * 1024 + 64
     SMALL = 16                   # receptions that end `bulk`
+    OUTSIDE = 16                 # events after which to wait in epoll
 
 # The low bits of a completion's user data; the rest is the channel's address.
 cdef enum Tag:
@@ -104,6 +108,9 @@ cdef class UringDriver(EpollDriver):
     cdef bint hopeless           # no ring could be made: epoll does it all
     cdef unsigned long owner     # the thread that the ring is enabled for; 0: none yet
     cdef bint listening          # the ring watches the epoll instance
+    cdef int bell                # eventfd by which the ring tells the epoll instance
+    cdef bint inside             # it does so
+    cdef int outside             # events that epoll brought since the ring brought one
     cdef PyObject** flying       # channels with operations in flight, owned
     cdef Py_ssize_t aloft
     cdef Py_ssize_t flying_room
@@ -116,6 +123,7 @@ cdef class UringDriver(EpollDriver):
 
     def __cinit__(self):
         noria_ring_clear(&self.uring)
+        self.bell = -1
         self.posting = True
 
     def __init__(self):
@@ -127,6 +135,11 @@ cdef class UringDriver(EpollDriver):
         if error < 0:
             self.hopeless = True
             self.posting = False
+            return
+        self.bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if self.bell < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.watch_other(self.bell, <uint32_t>EPOLLIN | <uint32_t>EPOLLET, BESIDE)  # so it need not be read
 
     def __dealloc__(self):
         self.shut()
@@ -134,8 +147,15 @@ cdef class UringDriver(EpollDriver):
     def abandon(self):
         """In a forked child: see EpollDriver. The ring is shared with the parent, and not touched."""
         self.posting = False
+        self.abandoned = True
         self.drop_ring()
         EpollDriver.abandon(self)
+
+    cdef int close_descriptors(self) except -1:
+        if self.bell >= 0:
+            close(self.bell)
+            self.bell = -1
+        return EpollDriver.close_descriptors(self)
 
     # The ring's life.
 
@@ -143,6 +163,8 @@ cdef class UringDriver(EpollDriver):
         # Nothing of it completes any more.
         cdef Py_ssize_t i
         cdef Channel channel
+        self.inside = False
+        self.outside = 0
         noria_ring_close(&self.uring)
         noria_buffers_free(&self.buffers)
         self.owner = 0
@@ -165,8 +187,9 @@ cdef class UringDriver(EpollDriver):
             self.renew_ring()
         if self.uring.fd < 0 and open_ring(&self.uring, &self.buffers) < 0:
             return self.give_up()
-        if noria_ring_enable(&self.uring) < 0:
+        if noria_ring_enable(&self.uring) < 0 or noria_ring_tell(&self.uring, self.bell) < 0:
             return self.give_up()
+        noria_ring_telling(&self.uring, False)
         self.owner = me
         return True
 
@@ -431,6 +454,11 @@ cdef class UringDriver(EpollDriver):
         if self.aloft == 0 and not self.due or self.abandoned or not self.have_ring():
             return EpollDriver.wait(self, timeout, defer)
         self.settle_all()
+        if self.outside >= OUTSIDE and not self.listening:
+            return self.wait_outside(timeout, defer)
+        if self.inside:
+            noria_ring_telling(&self.uring, False)
+            self.inside = False
         if not self.listening:
             sqe = self.submission()
             if sqe != NULL:
@@ -456,6 +484,24 @@ cdef class UringDriver(EpollDriver):
                 raise OSError(-n, os.strerror(-n))
         return self.reap(defer)
 
+    cdef int wait_outside(self, double timeout, bint defer) except -1:
+        if not self.inside:
+            noria_ring_telling(&self.uring, True)
+            self.inside = True
+        if not noria_ring_idle(&self.uring) or noria_ring_completions(&self.uring):
+            self.beside(defer)
+            timeout = 0
+        return EpollDriver.wait(self, timeout, defer)
+
+    cdef int beside(self, bint defer) except -1:
+        cdef int n = 0
+        if self.inside and self.owner == PyThread_get_thread_ident():
+            n = noria_ring_enter(&self.uring, 0, 0)
+            self.reap(defer)
+            if n == -EEXIST:
+                self.renew_ring()
+        return 0
+
     cdef int reap(self, bint defer) except -1:
         # Reentrant: each completion is given back before it is dealt with.
         cdef noria_cqe* cqe
@@ -473,6 +519,7 @@ cdef class UringDriver(EpollDriver):
                 continue
             if done.user_data & TAGS == READY:
                 self.listening = False
+                self.outside += 1
                 self.ask(defer)
                 continue
             channel = <Channel><PyObject*>(done.user_data & ~<uint64_t>TAGS)
@@ -481,6 +528,7 @@ cdef class UringDriver(EpollDriver):
                 self.landed(channel)
                 self.sent_off(channel, done.res)
                 continue
+            self.outside = 0
             if not done.flags & CQE_F_MORE:
                 channel.reading = IDLE
                 self.landed(channel)
@@ -770,26 +818,27 @@ cdef class UringDriver(EpollDriver):
         return -EAGAIN
 
 
-def usable():
-    """Why no ring can be used here: an errno, or the number of an operation below 0; 0 if it can.
+def probe():
+    """(errno, setup flags, features, operations): what the kernel gives to a ring such as the driver's.
 
-    A ring is made, asked for its operations, and given back.
+    errno: why there is none, or 0. flags and features: as io_uring_setup(2) has them. operations: the numbers of those
+    that the kernel knows; ENOSYS if one is missing that the driver needs.
     """
     cdef noria_ring ring
     cdef noria_buffers buffers
     cdef unsigned char known[NORIA_OPS]
     cdef int error = open_ring(&ring, &buffers)
     if error < 0:
-        return -error
+        return -error, 0, 0, ()
+    flags, features = ring.flags, ring.features
     error = noria_ring_probe(&ring, known)
     noria_ring_close(&ring)
     noria_buffers_free(&buffers)
     if error < 0:
-        return -error
-    for op in (OP_SEND, OP_RECV, OP_ACCEPT, OP_ASYNC_CANCEL, OP_POLL_ADD):
-        if not known[op]:
-            return -op
-    return 0
+        return -error, flags, features, ()
+    operations = tuple([i for i in range(NORIA_OPS) if known[i]])
+    lacks = not {OP_SEND, OP_RECV, OP_ACCEPT, OP_ASYNC_CANCEL, OP_POLL_ADD}.issubset(operations)
+    return ENOSYS if lacks else 0, flags, features, operations
 
 
 # The tables hold references the garbage collector must see: a loop dropped with connections open is a cycle.
