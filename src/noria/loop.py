@@ -36,6 +36,7 @@ class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
         "_driver",
         "_exception_handler",
         "_executor_shut",
+        "_files",
         "_outer_wakeup",
         "_signal_handlers",
     )
@@ -45,6 +46,7 @@ class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
         if name not in DRIVERS:
             raise ValueError(f"there is no driver {name!r}; choose one of: {', '.join(DRIVERS)}")
         self._driver = DRIVERS[name]()  # first: it is what can fail, for want of descriptors
+        self._files: Any = None  # files.engine.Engine, made for the first operation on a file
         self._furnish()
         self._furnish_signals()
         super().__init__(self._driver)
@@ -77,6 +79,8 @@ class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
         if self.is_closed():
             return
         self._drop_signal_handlers()
+        if self._files is not None:
+            self._files.close()
         self._close_core()
         self._close_executor()
 
