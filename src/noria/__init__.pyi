@@ -120,9 +120,7 @@ if sys.version_info < (3, 14):
         set_child_watcher as set_child_watcher,
     )
 
-from noria import files as files
-
 # noria.get is imported when first asked for.
-from noria import get as get
+from noria import files as files, get as get
 
 __version__: str

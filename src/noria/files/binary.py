@@ -1,13 +1,13 @@
 """BinaryFile: an open file in binary mode, with io's behaviour and none of its waiting.
 
-One class does what io does with FileIO, BufferedReader, BufferedWriter and BufferedRandom. It knows where it is by itself and names
-the offset with every read and write, so a read that was cancelled leaves the position where it was.
+One class does what io does with FileIO, BufferedReader, BufferedWriter and BufferedRandom. It knows where it is by
+itself and names the offset with every read and write, so a read that was cancelled leaves the position where it was.
 
-Promises: operations on one file happen in the order in which they were awaited, one after the other. What was taken from a
-pipe or terminal is never lost: a read that was cancelled goes on, and what it brings is there for the next one. Written
-data are gathered and go out in large pieces, the next piece being gathered meanwhile; an error of that is raised by the
-next write, flush or close, and what could not be written is kept, as io keeps it. A file that is read in order, and whose
-bytes are not in memory, is read ahead.
+Promises: operations on one file happen in the order in which they were awaited, one after the other. What was taken
+from a pipe or terminal is never lost: a read that was cancelled goes on, and what it brings is there for the next one.
+Written data are gathered and go out in large pieces, the next piece being gathered meanwhile; an error of that is
+raised by the next write, flush or close, and what could not be written is kept, as io keeps it. A file that is read in
+order, and whose bytes are not in memory, is read ahead.
 
 Leaves to others: system calls (engine.pyx), text (text.py).
 """
@@ -85,7 +85,7 @@ class BinaryFile(File):
         buffering: int,
         position: int,
     ) -> None:
-        """found: st_mode, st_size, st_blksize. buffering: bytes, 0 for none. position: where it is; -1: not seekable."""
+        """found: st_mode, st_size, st_blksize. buffering: in bytes, 0: none. position: -1 if it has none."""
         self._descriptor = descriptor
         self.name = name
         self.mode = mode
@@ -221,7 +221,7 @@ class BinaryFile(File):
             while line := await self._readline(-1):
                 lines.append(line)
                 total += len(line)
-                if hint is not None and 0 < hint <= total:
+                if hint is not None and 0 < hint < total:  # as io does: only more than that is enough
                     break
             return lines
 
@@ -283,7 +283,7 @@ class BinaryFile(File):
         if size == 0:
             return b""
         if self._used == len(self._buffer):
-            self._buffer, self._used = await self._more(), 0
+            self._buffer, self._used = await self._more(size), 0
         data = self._buffer[self._used : self._used + size]
         self._used += len(data)
         return data
@@ -326,7 +326,9 @@ class BinaryFile(File):
             self._check_readable()
             with memoryview(buffer) as view, view.cast("B") as room:
                 if room.readonly:
-                    raise TypeError(f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__}")
+                    raise TypeError(
+                        f"readinto() argument must be read-write bytes-like object, not {type(buffer).__name__}"
+                    )
                 size = len(room)
                 await self._settle()
                 have = len(self._buffer) - self._used
@@ -339,11 +341,12 @@ class BinaryFile(File):
                 room[: len(data)] = data
                 return len(data)
 
-    async def _more(self) -> bytes:
+    async def _more(self, least: int = 1) -> bytes:
         # The piece that follows the buffer; nothing at the end.
+        size = max(self._room, least)
         if not self._seekable:
-            return await self._fetch_stream(self._room or 1)
-        data = await self._fetch(self._room or 1, self._edge)
+            return await self._fetch_stream(size)
+        data = await self._fetch(size, self._edge)
         self._edge += len(data)
         return data
 
@@ -421,8 +424,8 @@ class BinaryFile(File):
     async def write(self, data: Buffer, /) -> int:
         """Write all of it, later or now. Returns its size in bytes.
 
-        Raises io.UnsupportedOperation if it was not opened for writing, ValueError if it is closed, TypeError for a str,
-        OSError if this write or one before it failed.
+        Raises io.UnsupportedOperation if it was not opened for writing, ValueError if it is closed, TypeError for a
+        str, OSError if this write or one before it failed.
         """
         async with self._lock:
             self._check_writable()
@@ -436,8 +439,9 @@ class BinaryFile(File):
     async def writelines(self, lines: Iterable[Buffer], /) -> None:
         """Write each of them. Raises as `write`."""
         async with self._lock:
-            self._check_writable()
+            self._check_open()
             for line in lines:
+                self._check_writable()
                 self._put(line)
                 if self._gathered >= self._room:
                     await self._send()
@@ -567,6 +571,8 @@ class BinaryFile(File):
             self._check_open("tell of closed file")
             if not self._seekable:
                 raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+            if self._append:  # what is written goes to the end, wherever that is then
+                await self._flush()
             return self._tell()
 
     def _tell(self) -> int:

@@ -98,6 +98,7 @@ cdef class Operation(Waiter):
     cdef object landing          # start()'s future
 
     cdef int launch(self) except -1
+    cdef int take_room(self) except -1
     cdef int landed(self) except -1
     cdef object conclude(self)
     cdef int drop(self) except -1

@@ -203,6 +203,13 @@ cdef class Operation(Waiter):
             landing.set_exception(error)
         return 0
 
+    cdef int take_room(self) except -1:
+        # The bytes to read into: made when the reading begins. Who stands in line holds no memory yet.
+        if self.j.kind == JOB_READ and self.j.data == NULL:
+            self.data = PyBytes_FromStringAndSize(NULL, self.j.size)
+            self.j.data = PyBytes_AS_STRING(self.data)
+        return 0
+
     cdef int run(self) except -1:
         return 0
 
@@ -322,8 +329,6 @@ def close(Descriptor descriptor not None):
 def read(Descriptor descriptor not None, size_t n, int64_t offset, bint stream):
     """Up to n bytes: fewer only at the end of the file, or if it is a stream. offset: -1 for the file's own position."""
     cdef Operation op = opened(JOB_READ, descriptor)
-    op.data = PyBytes_FromStringAndSize(NULL, n)
-    op.j.data = PyBytes_AS_STRING(op.data)
     op.j.size = n
     op.j.offset = offset
     op.j.stream = stream
@@ -519,6 +524,7 @@ cdef class Engine(Ready):
         cdef uint64_t start = noria_ticks(), now
         cdef int more = 1
         self.enqueue()
+        op.take_room()
         while more == 1 and self.used <= SLICE:
             more = job_at_once(&op.j, PIECE)
             now = noria_ticks()
@@ -571,6 +577,7 @@ cdef class Engine(Ready):
             raise RuntimeError("Event loop is closed")
         if not self.tried:
             self.open_ring()
+        op.take_room()
         self.flying.add(op)
         op.place = FLYING
         try:
@@ -756,6 +763,7 @@ cdef class Engine(Ready):
 
     cdef int reap(self) except -1:
         cdef noria_cqe* cqe
+        cdef Operation op
         cdef uint64_t who
         cdef int64_t result
         while True:
@@ -769,7 +777,8 @@ cdef class Engine(Ready):
             who, result = cqe.user_data, cqe.res
             noria_ring_seen(&self.ring, 1)
             if who:
-                self.ended_in_ring(<Operation><PyObject*><size_t>who, result)
+                op = <Operation><PyObject*><size_t>who  # a reference: the one in `flying` may be the last but this
+                self.ended_in_ring(op, result)
 
     cdef int ended_in_ring(self, Operation op, int64_t result) except -1:
         cdef job* j = &op.j

@@ -71,7 +71,9 @@ class _Mode:
             "x": os.O_CREAT | os.O_EXCL,
             "a": os.O_CREAT | os.O_APPEND,
         }[kind]
-        self.raw = ("rb" if kind == "w" and plus else f"{kind}b") + ("+" if plus else "")  # as FileIO.mode has it
+        self.raw = ("rb" if kind == "w" and plus else f"{kind}b") + (
+            "+" if plus else ""
+        )  # as FileIO.mode has it
 
 
 _MODES: dict[str, _Mode] = {}

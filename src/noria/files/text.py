@@ -1,8 +1,9 @@
 """TextFile: an open file in text mode, on a BinaryFile, with the decoding, newlines and positions of io.TextIOWrapper.
 
-Bytes are decoded by the codec's own incremental decoder behind io.IncrementalNewlineDecoder, a chunk at a time. Positions are
-what io calls cookies: the byte offset as long as a decoder can start there from nothing, else with its state folded in, in
-the same layout. `tell` finds one by decoding the present chunk again up to the characters that were read.
+Bytes are decoded by the codec's own incremental decoder behind io.IncrementalNewlineDecoder, a chunk at a time.
+Positions are what io calls cookies: the byte offset as long as a decoder can start there from nothing, else with its
+state folded in, in the same layout. `tell` finds one by decoding the present chunk again up to the characters that were
+read.
 
 Promises: a read that was cancelled took nothing.
 """
@@ -23,7 +24,13 @@ class TextFile(File):
     """An open file in text mode. Made by `noria.open`. The methods are those of io.TextIOWrapper, as coroutines."""
 
     def __init__(
-        self, buffer: BinaryFile, encoding: str, errors: str, newline: str | None, line_buffering: bool, mode: str
+        self,
+        buffer: BinaryFile,
+        encoding: str,
+        errors: str,
+        newline: str | None,
+        line_buffering: bool,
+        mode: str,
     ) -> None:
         self.buffer = buffer
         self.encoding = encoding
@@ -37,17 +44,17 @@ class TextFile(File):
         info = codecs.lookup(encoding)
         self._decoder: Any = None
         if buffer._readable:
-            self._decoder = info.incrementaldecoder(errors)  # type: ignore[misc]
+            self._decoder = info.incrementaldecoder(errors)
             if not newline:
                 self._decoder = io.IncrementalNewlineDecoder(self._decoder, newline is None)
         self._encoder: Any = None
         if buffer._writable:
-            self._encoder = info.incrementalencoder(errors)  # type: ignore[misc]
+            self._encoder = info.incrementalencoder(errors)
             if buffer._seekable and buffer._tell():
                 self._restart_encoder(False)
-        # Characters that were decoded, how many of them are used, what was decoded since, and how many all are. Then the
-        # chunks that they came from: the decoder's flags before it, its bytes behind those that the decoder had kept,
-        # how many of them were new, how many characters they gave.
+        # Characters that were decoded, how many of them are used, what was decoded since, and how many all are. Then
+        # the chunks that they came from: the decoder's flags before it, its bytes behind those that the decoder had
+        # kept, how many of them were new, how many characters they gave.
         self._text = ""
         self._used = 0
         self._newer: list[str] = []
@@ -89,7 +96,9 @@ class TextFile(File):
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
-        return f"<noria.files.TextFile name={self.name!r} mode={self.mode!r} encoding={self.encoding!r}{state}>"
+        return (
+            f"<noria.files.TextFile name={self.name!r} mode={self.mode!r} encoding={self.encoding!r}{state}>"
+        )
 
     # Reading.
 
@@ -104,7 +113,10 @@ class TextFile(File):
             return await self._read(-1 if size is None else size)
 
     async def readline(self, size: int | None = -1, /) -> str:
-        """Read up to and with the end of the line, at most size characters if that is not negative. Raises as `read`."""
+        """Read up to and with the end of the line, at most size characters if that is not negative.
+
+        Raises as `read`.
+        """
         async with self._lock:
             self._check_readable()
             return await self._readline(-1 if size is None else size)
@@ -118,7 +130,7 @@ class TextFile(File):
             while line := await self._readline(-1):
                 lines.append(line)
                 total += len(line)
-                if hint is not None and 0 < hint <= total:
+                if hint is not None and 0 < hint < total:  # as io does: only more than that is enough
                     break
             return lines
 
@@ -147,10 +159,10 @@ class TextFile(File):
         self._join()
         end = self._line_end(self._text, self._used)
         while end < 0 and not 0 <= limit <= self._have - self._used:
-            before = self._have
-            last = self._last() if self._newline == "\r\n" and before > self._used else ""
+            last = self._last() if self._newline == "\r\n" and self._have > self._used else ""
+            before = self._have - self._used
             more = await self._chunk()
-            if self._newer:  # the used ones may have been dropped: count from the end
+            if self._have - self._used > before:
                 piece = last + self._newer[-1]
                 end = self._line_end(piece, 0)
                 if end >= 0:
@@ -232,8 +244,9 @@ class TextFile(File):
     async def writelines(self, lines: Iterable[str], /) -> None:
         """Write each of them. Raises as `write`."""
         async with self._lock:
-            self._check_writable()
+            self._check_open()
             for line in lines:
+                self._check_writable()
                 await self._write(line)
 
     async def flush(self) -> None:
@@ -390,7 +403,7 @@ class TextFile(File):
                 break
             start -= 1
         skip -= got
-        cookie = position + start | there << 64
+        cookie: int = position + start | there << 64
         if skip:
             need_end = decoded(feed) < got + skip
             cookie |= feed - start << 128 | skip << 192 | need_end << 256
