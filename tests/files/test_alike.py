@@ -169,7 +169,7 @@ async def compare(content: bytes, mode: str, operations: list[tuple[Any, ...]], 
                 for operation in operations:
                     await both.do(*operation)
                 assert theirs.mode == ours.mode
-                if "b" not in mode:
+                if "b" not in mode and not both.cookies:  # io's tell() leaves its own account of them wrong
                     assert theirs.newlines == ours.newlines
         assert one.read_bytes() == two.read_bytes()
         with pytest.raises(ValueError):
@@ -177,28 +177,32 @@ async def compare(content: bytes, mode: str, operations: list[tuple[Any, ...]], 
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("mode", ["rb", "r+b", "wb", "w+b", "ab", "a+b", "xb"])
-def test_binary_files_do_what_ios_do(way: str, mode: str) -> None:
+def test_binary_files_do_what_ios_do(way: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         run = runner(way, patch)
 
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(CONTENT, BINARY, st.sampled_from([-1, 0, 4, 16]))
-        def check(content: bytes, operations: list[tuple[Any, ...]], buffering: int) -> None:
+        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(
+            CONTENT,
+            st.sampled_from(["rb", "r+b", "r+b", "wb", "w+b", "ab", "a+b", "xb"]),
+            BINARY,
+            st.sampled_from([-1, 0, 4, 16]),
+        )
+        def check(content: bytes, mode: str, operations: list[tuple[Any, ...]], buffering: int) -> None:
             run(compare(content, mode, operations, buffering=buffering))
 
         check()
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("mode", ["r", "r+", "w", "w+", "a", "a+"])
-def test_text_files_do_what_ios_do(way: str, mode: str) -> None:
+def test_text_files_do_what_ios_do(way: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         run = runner(way, patch)
 
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
         @given(
             CONTENT,
+            st.sampled_from(["r", "r", "r+", "w", "w+", "a", "a+"]),
             TEXT,
             st.sampled_from(
                 ["utf-8", "utf-8-sig", "latin-1", "utf-16", "ascii", "cp1252", "shift_jis", "utf-7"]
@@ -207,7 +211,12 @@ def test_text_files_do_what_ios_do(way: str, mode: str) -> None:
             st.sampled_from([None, "", "\n", "\r", "\r\n"]),
         )
         def check(
-            content: bytes, operations: list[tuple[Any, ...]], encoding: str, errors: str, newline: str | None
+            content: bytes,
+            mode: str,
+            operations: list[tuple[Any, ...]],
+            encoding: str,
+            errors: str,
+            newline: str | None,
         ) -> None:
             with contextlib.suppress(UnicodeError):
                 content = content.decode().encode(encoding)

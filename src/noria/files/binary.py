@@ -618,11 +618,12 @@ class BinaryFile(File):
                 self._closed = True
                 self._forget_ahead()
                 self._writing = self._leaving = None
-                self._pieces, self._gathered, self._buffer = [], 0, b""
+                position = self._tell()
+                self._pieces, self._gathered, self._buffer, self._used = [], 0, b"", 0
                 if self._descriptor.owned:
                     await engine.close(self._descriptor)
                 elif self._seekable and not self._append:
-                    os.lseek(self._descriptor.fd, self._edge, os.SEEK_SET)
+                    os.lseek(self._descriptor.fd, position, os.SEEK_SET)
 
     # What is asked for must be possible.
 

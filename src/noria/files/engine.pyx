@@ -1,11 +1,12 @@
 """Files' system calls: each is one awaitable object, and none of them blocks the loop.
 
-What the kernel can do without waiting is done on the spot: bytes that are in the page cache (preadv2(2), RWF_NOWAIT), opening
-what has been opened lately (openat2(2), RESOLVE_CACHED). All the rest is given away and comes back later: to the
-kernel's own workers through an io_uring of the loop's, or to a few threads (jobs.h), which is the same to everyone else.
+What the kernel can do without waiting is done on the spot: bytes that are in the page cache (preadv2(2), RWF_NOWAIT),
+opening what has been opened lately (openat2(2), RESOLVE_CACHED). All the rest is given away and comes back later: to
+the kernel's own workers through an io_uring of the loop's, or to a few threads (jobs.h), which is the same to everyone
+else.
 
-Promises: the loop's thread spends no more than SLICE on files in a turn, however many operations there are; who comes too
-late waits in line. An operation under way keeps its buffer, its descriptor and its paths alive, also when its task
+Promises: the loop's thread spends no more than SLICE on files in a turn, however many operations there are; who comes
+too late waits in line. An operation under way keeps its buffer, its descriptor and its paths alive, also when its task
 was cancelled; a descriptor that a cancelled open brings is closed. Closing the loop waits for what is under way, after
 asking the kernel to cancel it. In a forked child nothing of the parent's is touched.
 
@@ -69,7 +70,7 @@ cdef uint64_t SLICE = NORIA_SLICE // 2
 cdef double PATIENCE = 10.0      # seconds close() waits for what can not be cancelled, such as a disk that is slow
 cdef object engines = weakref.WeakKeyDictionary()   # of loops that are not noria's
 cdef object all_engines = weakref.WeakSet()
-cdef list kept = []              # operations that may still be written into: their loops closed, a thread is stuck in them
+cdef list kept = []              # operations whose loops closed while a thread was stuck in them: never freed
 
 
 cdef class Descriptor:
@@ -135,10 +136,12 @@ cdef class Operation(Waiter):
 
     cdef int dropped(self, object error) except -1:
         self.drop()
+        if self.place == FLYING:  # it keeps its memory alive until it lands, but not a loop that ends before
+            self.loop = self.wheel = None
         return RAISE
 
     def start(self):
-        """Begin without being awaited. Returns a future of the result, and goes on whether somebody waits for that or not."""
+        """Begin without being awaited. Returns a future of the result; goes on whether somebody waits for it or not."""
         if self.stage != FRESH:
             raise RuntimeError("cannot reuse already awaited coroutine")
         loop = running_loop()
@@ -293,14 +296,15 @@ cdef bytes encoded(object path):
 
 cdef Operation named(int kind, object path, object path2):
     # An operation on a path, or on two.
-    cdef Operation op = new(kind)
+    cdef Operation op
     first = encoded(path)
+    second = None if path2 is None else encoded(path2)
+    op = new(kind)
     op.shown = path
     op.j.fd = AT_FDCWD
     op.j.path = PyBytes_AS_STRING(first)
     op.paths = first
     if path2 is not None:
-        second = encoded(path2)
         op.shown2 = path2
         op.j.path2 = PyBytes_AS_STRING(second)
         op.paths = (first, second)
@@ -327,7 +331,7 @@ def close(Descriptor descriptor not None):
 
 
 def read(Descriptor descriptor not None, size_t n, int64_t offset, bint stream):
-    """Up to n bytes: fewer only at the end of the file, or if it is a stream. offset: -1 for the file's own position."""
+    """Up to n bytes: fewer only at the file's end, or if it is a stream. offset: -1 for the file's own position."""
     cdef Operation op = opened(JOB_READ, descriptor)
     op.j.size = n
     op.j.offset = offset
@@ -335,30 +339,29 @@ def read(Descriptor descriptor not None, size_t n, int64_t offset, bint stream):
     return op
 
 
-def readinto(Descriptor descriptor not None, buffer, int64_t offset, bint stream):
-    """`read` into a buffer, which must stay of its size until the operation has ended. Gives the number of bytes."""
-    cdef Operation op = opened(JOB_READ, descriptor)
-    PyObject_GetBuffer(buffer, &op.view, PyBUF_WRITABLE)
-    op.has_view = True
-    op.j.data = <char*>op.view.buf
-    op.j.size = op.view.len
-    op.j.offset = offset
-    op.j.stream = stream
-    return op
-
-
-cdef int take_data(Operation op, object data) except -1:
-    PyObject_GetBuffer(data, &op.view, PyBUF_SIMPLE)
+cdef int take_data(Operation op, object data, int how) except -1:
+    op.stage = OVER  # if this raises, it is not the program's fault that nobody awaits it
+    PyObject_GetBuffer(data, &op.view, how)
+    op.stage = FRESH
     op.has_view = True
     op.j.data = <char*>op.view.buf
     op.j.size = op.view.len
     return 0
 
 
+def readinto(Descriptor descriptor not None, buffer, int64_t offset, bint stream):
+    """`read` into a buffer, which must stay of its size until the operation has ended. Gives the number of bytes."""
+    cdef Operation op = opened(JOB_READ, descriptor)
+    take_data(op, buffer, PyBUF_WRITABLE)
+    op.j.offset = offset
+    op.j.stream = stream
+    return op
+
+
 def write(Descriptor descriptor not None, data, int64_t offset, bint stream):
     """Write all of it. offset: -1 for the file's own position, or its end in append mode. Gives the number of bytes."""
     cdef Operation op = opened(JOB_WRITE, descriptor)
-    take_data(op, data)
+    take_data(op, data, PyBUF_SIMPLE)
     op.j.offset = offset
     op.j.stream = stream
     return op
@@ -432,9 +435,9 @@ def save(path, other, data, int mode, bint sync, bint append):
     written first, or None for in place. Gives the number of bytes."""
     cdef Operation op = named(JOB_SAVE, path, other)
     op.shown2 = None
-    take_data(op, data)
+    take_data(op, data, PyBUF_SIMPLE)
     op.j.mode = mode
-    op.j.flags = (SAVE_FSYNC if sync else 0) | (SAVE_ATOMIC if other is not None else 0) | (SAVE_APPEND if append else 0)
+    op.j.flags = SAVE_FSYNC * sync | SAVE_ATOMIC * (other is not None) | SAVE_APPEND * append
     return op
 
 
@@ -449,6 +452,9 @@ cdef Engine engine_of(object loop):
         if native:
             loop._files = engine
         else:
+            # Those loops do not tell us of their end.
+            for other in [other for other in engines if other.is_closed()]:
+                (<Engine>engines.pop(other)).close()
             engines[loop] = engine
     return engine
 
@@ -640,7 +646,7 @@ cdef class Engine(Ready):
             if n > LARGE:
                 sqe.flags = SQE_ASYNC  # or it would be copied while we submit, if it is in memory
         elif j.kind == JOB_OPEN:
-            # By a worker always: here and now the kernel opens with O_NONBLOCK, and a FIFO would not wait for its writer.
+            # By a worker always: while we submit the kernel opens with O_NONBLOCK, and a FIFO would not wait.
             opcode = OP_OPENAT
             sqe.addr = <uint64_t><size_t>j.path
             sqe.len = <unsigned int>j.mode
@@ -728,7 +734,8 @@ cdef class Engine(Ready):
         self.tried = True
         if self.refusal is not None:
             return 0
-        error = noria_ring_open(&self.ring, ENTRIES, CQ_ENTRIES, 0, SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL | SETUP_NO_SQARRAY)
+        error = noria_ring_open(
+            &self.ring, ENTRIES, CQ_ENTRIES, 0, SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL | SETUP_NO_SQARRAY)
         if error == 0:
             error = noria_ring_probe(&self.ring, self.known)
             if error == 0 and not (self.known[OP_READ] and self.known[OP_ASYNC_CANCEL]):
@@ -829,12 +836,10 @@ cdef class Engine(Ready):
                     job_do(&op.j)
             elif op.j.kind != JOB_WRITE or op.j.stream:
                 job_kick(&op.j)
-        # What a thread is stuck in, such as a FIFO without another end, would keep us here for ever: it is left there.
+        # A thread that opens a FIFO without another end would keep us here for ever: it is left there.
         until = monotonic() + PATIENCE
         self.settle()
-        while any([(<Operation>op).in_ring or not job_endless(&(<Operation>op).j) for op in self.flying]):
-            if monotonic() > until:
-                break
+        while any([comes_back(op) for op in self.flying]) and monotonic() < until:
             if self.ring.fd >= 0:
                 with nogil:
                     noria_ring_enter(&self.ring, 1, 0.01 if self.box != NULL else 0.1)
@@ -854,7 +859,6 @@ cdef class Engine(Ready):
     cdef int settle(self) except -1:
         # What came back when nobody waits any more.
         cdef job* at
-        cdef noria_cqe* cqe
         cdef Operation op
         if self.ring.fd >= 0:
             self.reap()
@@ -878,6 +882,10 @@ cdef class Engine(Ready):
         kept.extend(self.flying)
         self.flying.clear()
         self.line.clear()
+
+
+cdef bint comes_back(Operation op):
+    return op.in_ring or op.j.kick >= 0 or not job_endless(&op.j)
 
 
 cdef class Arrival:

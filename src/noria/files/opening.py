@@ -58,6 +58,8 @@ class _Mode:
         if "b" in letters and "t" in letters:
             raise ValueError("can't have text and binary mode at once")
         kinds = [letter for letter in "xrwa" if letter in letters]
+        if not kinds:
+            raise ValueError("Must have exactly one of create/read/write/append mode and at most one plus")
         if len(kinds) != 1:
             raise ValueError("must have exactly one of create/read/write/append mode")
         kind, plus = kinds[0], "+" in letters
@@ -172,7 +174,7 @@ def open(
         if file < 0:
             raise ValueError("negative file descriptor")
     elif not closefd:
-        raise ValueError("Cannot use file name with closefd=False")
+        raise ValueError("Cannot use closefd=False with file name")
 
     async def start() -> BinaryFile | TextFile:
         descriptor, found = await _descriptor(file, how, closefd, opener)
