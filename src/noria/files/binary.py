@@ -22,7 +22,7 @@ import stat
 import warnings
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, AnyStr, Generic, TypeVar
 
 from noria.files import engine
 from noria.sync.gathering import shield
@@ -31,16 +31,17 @@ from noria.sync.locks import Lock
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_Self = TypeVar("_Self", bound="File")
+_Self = TypeVar("_Self", bound="File[Any]")
 
 BUFFER = 128 * 1024  # bytes read or gathered for writing at a time, unless told otherwise
 _MOST = 1024 * 1024  # a read of more than this asks for no more than the file may have
 
 
-class File:
-    """What binary and text files share."""
+class File(Generic[AnyStr]):
+    """What binary and text files share. For "characters" read bytes where it is a binary file."""
 
     name: object  # the path, or the descriptor's number, as it was given to open()
+    _lock: Lock
 
     @property
     def closed(self) -> bool:
@@ -51,8 +52,44 @@ class File:
         """Write what was gathered, and close. Raises OSError if that fails; the file is closed nevertheless."""
         raise NotImplementedError
 
+    async def readline(self, size: int | None = -1, /) -> AnyStr:
+        """Read up to and with the end of the line, at most size characters if that is not negative.
+
+        Raises as `read`.
+        """
+        async with self._lock:
+            self._check_readable()
+            return await self._readline(-1 if size is None else size)
+
+    async def readlines(self, hint: int | None = -1, /) -> list[AnyStr]:
+        """Read all lines, or until they have more than hint characters together. Raises as `read`."""
+        async with self._lock:
+            self._check_readable()
+            lines: list[AnyStr] = []
+            total = 0
+            while line := await self._readline(-1):
+                lines.append(line)
+                total += len(line)
+                if hint is not None and 0 < hint < total:
+                    break
+            return lines
+
     def __aiter__(self: _Self) -> _Self:
         return self
+
+    async def __anext__(self) -> AnyStr:
+        async with self._lock:
+            self._check_readable()
+            line = await self._readline(-1)
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+    def _check_readable(self) -> None:
+        raise NotImplementedError
+
+    async def _readline(self, limit: int) -> AnyStr:
+        raise NotImplementedError
 
     async def __aenter__(self: _Self) -> _Self:
         return self
@@ -63,7 +100,7 @@ class File:
         await self.close()
 
 
-class BinaryFile(File):
+class BinaryFile(File[bytes]):
     """An open file in binary mode. Made by `noria.open`.
 
     The methods are those of io.BufferedReader and io.BufferedWriter, as coroutines.
@@ -205,33 +242,6 @@ class BinaryFile(File):
     async def readinto1(self, buffer: Buffer, /) -> int:
         """`readinto`, asking the system once at most."""
         return await self._readinto(buffer, True)
-
-    async def readline(self, size: int | None = -1, /) -> bytes:
-        """Read up to and with the next b"\\n", at most size bytes if that is not negative. Raises as `read`."""
-        async with self._lock:
-            self._check_readable()
-            return await self._readline(-1 if size is None else size)
-
-    async def readlines(self, hint: int | None = -1, /) -> list[bytes]:
-        """Read all lines, or until they have hint bytes together. Raises as `read`."""
-        async with self._lock:
-            self._check_readable()
-            lines: list[bytes] = []
-            total = 0
-            while line := await self._readline(-1):
-                lines.append(line)
-                total += len(line)
-                if hint is not None and 0 < hint < total:  # as io does: only more than that is enough
-                    break
-            return lines
-
-    async def __anext__(self) -> bytes:
-        async with self._lock:
-            self._check_readable()
-            line = await self._readline(-1)
-        if not line:
-            raise StopAsyncIteration
-        return line
 
     # The same for whoever has the lock.
 

@@ -22,7 +22,7 @@ from noria.files.text import TextFile
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Opener = Callable[[str, int], int]
-_F = TypeVar("_F", bound=File)
+_F = TypeVar("_F", bound=File[Any])
 
 
 class Opening(Generic[_F]):

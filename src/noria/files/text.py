@@ -20,7 +20,7 @@ from noria.files.binary import BinaryFile, File
 _CHUNK = 8192  # bytes decoded at a time, as io does
 
 
-class TextFile(File):
+class TextFile(File[str]):
     """An open file in text mode. Made by `noria.open`. The methods are those of io.TextIOWrapper, as coroutines."""
 
     def __init__(
@@ -111,36 +111,6 @@ class TextFile(File):
         async with self._lock:
             self._check_readable()
             return await self._read(-1 if size is None else size)
-
-    async def readline(self, size: int | None = -1, /) -> str:
-        """Read up to and with the end of the line, at most size characters if that is not negative.
-
-        Raises as `read`.
-        """
-        async with self._lock:
-            self._check_readable()
-            return await self._readline(-1 if size is None else size)
-
-    async def readlines(self, hint: int | None = -1, /) -> list[str]:
-        """Read all lines, or until they have hint characters together. Raises as `read`."""
-        async with self._lock:
-            self._check_readable()
-            lines: list[str] = []
-            total = 0
-            while line := await self._readline(-1):
-                lines.append(line)
-                total += len(line)
-                if hint is not None and 0 < hint < total:  # as io does: only more than that is enough
-                    break
-            return lines
-
-    async def __anext__(self) -> str:
-        async with self._lock:
-            self._check_readable()
-            line = await self._readline(-1)
-        if not line:
-            raise StopAsyncIteration
-        return line
 
     async def _read(self, size: int) -> str:
         await self.buffer._settle()
