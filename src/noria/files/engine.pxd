@@ -67,10 +67,15 @@ cdef extern from "jobs.h" nogil:
     bint pool_take_back(job* j)
     void pool_forked()
 
+cdef class Operation
+cdef class Engine
+
 # An open descriptor. Whatever uses it holds it, so its number cannot become another file's meanwhile.
 cdef class Descriptor:
     cdef readonly int fd         # -1: closed
     cdef readonly bint owned     # closed with this object at the latest
+    cdef int users               # operations under way
+    cdef Operation closer        # closes it when they are back
 
 # Where an operation is.
 cdef enum Place:
@@ -110,6 +115,8 @@ cdef class Engine(Ready):
     cdef object line             # operations that wait for the thread's time
     cdef set flying
     cdef uint64_t used           # ticks spent on files in this turn
+    cdef int woken               # operations that landed in this turn
+    cdef job* back               # came back from threads, and are not told yet
     cdef bint queued             # run() will come
     cdef noria_ring ring
     cdef unsigned char known[NORIA_OPS]   # the operations that the kernel has
@@ -122,6 +129,8 @@ cdef class Engine(Ready):
     cdef int begin(self, Operation op) except -1
     cdef int attempt(self, Operation op) except -1
     cdef int fly(self, Operation op) except -1
+    cdef int give_away(self, Operation op) except -1
+    cdef int forget(self, Operation op) except -1
     cdef int recall(self, Operation op) except -1
     cdef int fly_by_thread(self, Operation op) except -1
     cdef bint fly_by_ring(self, Operation op) except -1

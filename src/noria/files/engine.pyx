@@ -63,6 +63,7 @@ cdef enum:
     PIECE = 256 * 1024           # bytes copied here and now by one call: 50 microseconds or so
     MOST = 1 << 30               # bytes in one of the kernel's operations
     LARGE = 4 * PIECE            # more than this is better copied by another core
+    WAKES = 32                   # operations that land in one turn: each wakes a task, which has things to do
     ENTRIES = 256                # of the ring's submission queue
     CQ_ENTRIES = 2048            # more completions than that wait in the kernel
 
@@ -549,7 +550,7 @@ cdef class Engine(Ready):
 
     cdef int enqueue(self) except -1:
         # Once a turn, from the first operation on.
-        if not self.queued:
+        if not self.queued and not self.shut:
             self.queued = True
             if self.wheel is not None:
                 push(self.wheel, self)
@@ -565,14 +566,19 @@ cdef class Engine(Ready):
         cdef Operation op
         self.queued = False
         self.used = 0
-        while self.line and self.used <= SLICE:
+        self.woken = 0
+        self.come_back()
+        while self.line and self.used <= SLICE and self.woken < WAKES:
             op = <Operation>self.line.popleft()
             if op.place == LINED and self.attempt(op) == 1:  # else it was cancelled
+                self.woken += 1
                 op.landed()
         if self.ring.fd >= 0 and noria_ring_waiting(&self.ring):
             self.submit()
             self.reap()
-        if self.line or (self.ring.fd >= 0 and noria_ring_waiting(&self.ring)):
+            if noria_ring_waiting(&self.ring):
+                self.enqueue()
+        if self.line:
             self.enqueue()
         return 0
 
@@ -586,14 +592,42 @@ cdef class Engine(Ready):
         op.take_room()
         self.flying.add(op)
         op.place = FLYING
+        if op.descriptor is not None:
+            if op.j.kind != JOB_CLOSE:
+                op.descriptor.users += 1
+            elif op.descriptor.users:
+                op.descriptor.closer = op  # not before they are back: its number may become another file's
+                return 0
+        self.give_away(op)
+        return 0
+
+    cdef int give_away(self, Operation op) except -1:
         try:
             if self.ring.fd < 0 or not self.fly_by_ring(op):
                 self.fly_by_thread(op)
         except BaseException:
-            self.flying.discard(op)
+            self.forget(op)
             op.place = LANDED
             op.taken = True
             raise
+        return 0
+
+    cdef int forget(self, Operation op) except -1:
+        # It is not under way any more.
+        cdef Descriptor descriptor = op.descriptor
+        cdef Operation closer
+        self.flying.discard(op)
+        if descriptor is None or op.j.kind == JOB_CLOSE:
+            return 0
+        descriptor.users -= 1
+        if descriptor.users == 0 and descriptor.closer is not None:
+            closer, descriptor.closer = descriptor.closer, None
+            if self.shut:
+                self.flying.discard(closer)
+                job_do(&closer.j)
+                closer.place = GIVEN_UP
+            else:
+                self.give_away(closer)
         return 0
 
     cdef int fly_by_thread(self, Operation op) except -1:
@@ -605,7 +639,7 @@ cdef class Engine(Ready):
             if op.j.kind != JOB_CLOSE:
                 raise RuntimeError("can't start new thread")
             job_do(&op.j)
-            self.flying.discard(op)
+            self.forget(op)
             op.place = LANDED
             op.landed()
         return 0
@@ -713,7 +747,7 @@ cdef class Engine(Ready):
             return 0
         job_kick(&op.j)
         if pool_take_back(&op.j):
-            self.flying.discard(op)
+            self.forget(op)
             op.place = LANDED
             op.j.result = -ECANCELED
             op.landed()
@@ -751,21 +785,21 @@ cdef class Engine(Ready):
     # Coming back.
 
     cdef int come_back(self) except -1:
-        cdef job* at
-        cdef job* following
         cdef Operation op
         if self.ring.fd >= 0:
             self.reap()
-        if self.box == NULL:
-            return 0
-        at = box_empty(self.box)
-        while at != NULL:
-            following = at.next
-            op = <Operation>at.owner
-            self.flying.discard(op)
+        if self.back == NULL and self.box != NULL:
+            self.back = box_empty(self.box)
+        while self.back != NULL:
+            if self.woken >= WAKES:
+                self.enqueue()
+                break
+            op = <Operation>self.back.owner
+            self.back = self.back.next
+            self.woken += 1
+            self.forget(op)
             op.place = LANDED
             op.landed()
-            at = following
         return 0
 
     cdef int reap(self) except -1:
@@ -773,7 +807,7 @@ cdef class Engine(Ready):
         cdef Operation op
         cdef uint64_t who
         cdef int64_t result
-        while True:
+        while self.woken < WAKES or self.shut:
             cqe = noria_ring_cqe(&self.ring)
             if cqe == NULL:
                 if noria_ring_overflown(&self.ring):
@@ -786,6 +820,8 @@ cdef class Engine(Ready):
             if who:
                 op = <Operation><PyObject*><size_t>who  # a reference: the one in `flying` may be the last but this
                 self.ended_in_ring(op, result)
+        self.enqueue()
+        return 0
 
     cdef int ended_in_ring(self, Operation op, int64_t result) except -1:
         cdef job* j = &op.j
@@ -808,7 +844,8 @@ cdef class Engine(Ready):
         if j.kind == JOB_OPEN and result >= 0:
             job_stat_open(<int>result, j.st)
         j.result = result
-        self.flying.discard(op)
+        self.woken += 1
+        self.forget(op)
         op.place = LANDED
         op.landed()
         return 0
@@ -826,11 +863,13 @@ cdef class Engine(Ready):
             if op.place == LINED:
                 op.place = GIVEN_UP
         for op in list(self.flying):
+            if op.descriptor is not None and op.descriptor.closer is op:
+                continue
             if op.in_ring:
                 if op.j.kind != JOB_CLOSE and op.j.kind != JOB_WRITE:
                     self.recall(op)
             elif pool_take_back(&op.j):
-                self.flying.discard(op)
+                self.forget(op)
                 op.place = GIVEN_UP
                 if op.j.kind == JOB_CLOSE:
                     job_do(&op.j)
@@ -858,18 +897,11 @@ cdef class Engine(Ready):
 
     cdef int settle(self) except -1:
         # What came back when nobody waits any more.
-        cdef job* at
-        cdef Operation op
-        if self.ring.fd >= 0:
-            self.reap()
-        if self.box == NULL:
-            return 0
-        at = box_empty(self.box)
-        while at != NULL:
-            op = <Operation>at.owner
-            at = at.next
-            self.flying.discard(op)
-            op.place = LANDED
+        self.woken = 0
+        self.come_back()
+        while self.back != NULL:
+            self.woken = 0
+            self.come_back()
         return 0
 
     def _abandon(self):
@@ -882,9 +914,12 @@ cdef class Engine(Ready):
         kept.extend(self.flying)
         self.flying.clear()
         self.line.clear()
+        self.back = NULL
 
 
 cdef bint comes_back(Operation op):
+    if op.descriptor is not None and op.descriptor.closer is op:
+        return False
     return op.in_ring or op.j.kick >= 0 or not job_endless(&op.j)
 
 
