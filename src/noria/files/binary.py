@@ -20,7 +20,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, TypeVar
 
@@ -39,6 +39,8 @@ _MOST = 1024 * 1024  # a read of more than this asks for no more than the file m
 
 class File(Generic[AnyStr]):
     """What binary and text files share. For "characters" read bytes where it is a binary file."""
+
+    __slots__ = ()
 
     name: object  # the path, or the descriptor's number, as it was given to open()
     _lock: Lock
@@ -106,13 +108,40 @@ class BinaryFile(File[bytes]):
     The methods are those of io.BufferedReader and io.BufferedWriter, as coroutines.
     """
 
-    _seekable = False
-    _closed = False
+    __slots__ = (
+        "__weakref__",
+        "_ahead",
+        "_append",
+        "_arriving",
+        "_block",
+        "_block_at",
+        "_buffer",
+        "_closed",
+        "_descriptor",
+        "_edge",
+        "_gathered",
+        "_leaving",
+        "_lock",
+        "_next",
+        "_pieces",
+        "_readable",
+        "_reading",
+        "_room",
+        "_seekable",
+        "_size",
+        "_start",
+        "_type",
+        "_used",
+        "_writable",
+        "_writing",
+        "mode",
+        "name",
+    )
 
     def __init__(
         self,
         descriptor: engine.Descriptor,
-        found: tuple[int, int, int],
+        found: Sequence[int],
         *,
         name: object,
         mode: str,
@@ -123,6 +152,7 @@ class BinaryFile(File[bytes]):
         position: int,
     ) -> None:
         """found: st_mode, st_size, st_blksize. buffering: in bytes, 0: none. position: -1 if it has none."""
+        self._closed = False
         self._descriptor = descriptor
         self.name = name
         self.mode = mode
@@ -188,7 +218,7 @@ class BinaryFile(File[bytes]):
         return f"<noria.files.BinaryFile name={self.name!r} mode={self.mode!r}{state}>"
 
     def __del__(self) -> None:
-        if self._closed or not hasattr(self, "_next"):
+        if getattr(self, "_closed", True):
             return
         self._closed = True
         warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)

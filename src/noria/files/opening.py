@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -27,6 +27,8 @@ _F = TypeVar("_F", bound=File[Any])
 
 class Opening(Generic[_F]):
     """What `noria.open` returns: await it for the file, or use it in `async with`, which closes the file as well."""
+
+    __slots__ = ("_file", "_start")
 
     def __init__(self, start: Callable[[], Any]) -> None:
         self._start = start
@@ -177,22 +179,24 @@ def open(
         raise ValueError("Cannot use closefd=False with file name")
 
     async def start() -> BinaryFile | TextFile:
-        descriptor, found = await _descriptor(file, how, closefd, opener)
+        if opener is None and not isinstance(file, int):
+            sys.audit("open", file, how.raw, how.flags | os.O_CLOEXEC)
+            descriptor, *found = await engine.open_path(file, how.flags, 0o666)
+            if stat.S_ISDIR(found[0]):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
+        else:
+            descriptor, found = await _other_descriptor(file, how, closefd, opener)
         return _made(descriptor, found, file, mode, how, buffering, encoding, errors, newline)
 
     return Opening(start)
 
 
-async def _descriptor(
+async def _other_descriptor(
     file: int | str | bytes, how: _Mode, closefd: bool, opener: Opener | None
-) -> tuple[engine.Descriptor, tuple[int, int, int]]:
+) -> tuple[engine.Descriptor, Sequence[int]]:
+    # The program's own, or its opener's.
     if isinstance(file, int):
         descriptor = engine.Descriptor(file, False)
-    elif opener is None:
-        sys.audit("open", file, how.raw, how.flags | os.O_CLOEXEC)
-        descriptor, *found = await engine.open_path(file, how.flags, 0o666)
-        if not stat.S_ISDIR(found[0]):
-            return descriptor, tuple(found)
     else:
         fd = await asyncio.get_running_loop().run_in_executor(None, opener, file, how.flags | os.O_CLOEXEC)  # type: ignore[arg-type]
         if not isinstance(fd, int):
@@ -211,7 +215,7 @@ async def _descriptor(
 
 def _made(
     descriptor: engine.Descriptor,
-    found: tuple[int, int, int],
+    found: Sequence[int],
     name: int | str | bytes,
     mode: str,
     how: _Mode,

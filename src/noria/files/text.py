@@ -23,6 +23,26 @@ _CHUNK = 8192  # bytes decoded at a time, as io does
 class TextFile(File[str]):
     """An open file in text mode. Made by `noria.open`. The methods are those of io.TextIOWrapper, as coroutines."""
 
+    __slots__ = (
+        "__weakref__",
+        "_chunks",
+        "_decoder",
+        "_encoder",
+        "_have",
+        "_lock",
+        "_newer",
+        "_newline",
+        "_text",
+        "_used",
+        "_written_newline",
+        "buffer",
+        "encoding",
+        "errors",
+        "line_buffering",
+        "mode",
+        "name",
+    )
+
     def __init__(
         self,
         buffer: BinaryFile,
