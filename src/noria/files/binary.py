@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _Self = TypeVar("_Self", bound="File[Any]")
 
 BUFFER = 128 * 1024  # bytes read or gathered for writing at a time, unless told otherwise
+_DIRECT = 16 * 1024  # a read of so much goes past the buffer: copying twice costs more than another call
 _MOST = 1024 * 1024  # a read of more than this asks for no more than the file may have
 
 
@@ -118,6 +119,7 @@ class BinaryFile(File[bytes]):
         "_buffer",
         "_closed",
         "_descriptor",
+        "_direct",
         "_edge",
         "_gathered",
         "_leaving",
@@ -162,6 +164,7 @@ class BinaryFile(File[bytes]):
         self._append = append
         self._seekable = position >= 0
         self._room = buffering
+        self._direct = min(buffering, _DIRECT)
         self._lock = Lock()
         # Read: what is in the buffer, how much of it is used, and the offset after its end.
         self._buffer = b""
@@ -285,8 +288,11 @@ class BinaryFile(File[bytes]):
         if not self._seekable:
             return await self._read_stream(size)
         head = self._buffer[used:]
-        if size < 0 or size - have >= self._room:
-            data = await self._pull(size - have if size >= 0 else -1, self._edge)
+        if size < 0 or size - have >= self._direct:
+            if 0 <= size <= _MOST:
+                data = await self._fetch(size - have, self._edge)
+            else:
+                data = await self._pull(size - have if size >= 0 else -1, self._edge)
             self._edge += len(data)
             self._buffer, self._used = b"", 0
             return head + data if head else data
