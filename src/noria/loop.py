@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from noria.core.house import Housekeeping
 from noria.core.loop import CoreLoop
 from noria.io.epoll import EpollDriver
+from noria.io.uring import UringDriver
 from noria.net.connect import Connecting
 from noria.net.endpoints import Endpoints
 from noria.process import Children
@@ -17,7 +18,7 @@ from noria.signals import Signals
 
 _T = TypeVar("_T")
 
-DRIVERS = {"epoll": EpollDriver}
+DRIVERS = {"epoll": EpollDriver, "io_uring": UringDriver}
 
 
 class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):

@@ -309,6 +309,12 @@ static inline int noria_ring_overflown(noria_ring *ring) {
     return (__atomic_load_n(ring->sq_kflags, __ATOMIC_RELAXED) & SQ_CQ_OVERFLOW) != 0;
 }
 
+/* With SETUP_TASKRUN_FLAG: entering would bring nothing now. */
+static inline int noria_ring_idle(noria_ring *ring) {
+    return noria_ring_waiting(ring) == 0 &&
+           (__atomic_load_n(ring->sq_kflags, __ATOMIC_RELAXED) & (SQ_TASKRUN | SQ_CQ_OVERFLOW)) == 0;
+}
+
 /* Buffers that the kernel picks by itself when data come (IOSQE_BUFFER_SELECT), as a ring of its own: the kernel takes
    from the head, we give back at the tail. */
 typedef struct noria_buf {

@@ -68,6 +68,7 @@ cdef extern from "ring.h" nogil:
     uint32_t noria_ring_completions(noria_ring* ring)
     void noria_ring_seen(noria_ring* ring, uint32_t count)
     bint noria_ring_overflown(noria_ring* ring)
+    bint noria_ring_idle(noria_ring* ring)
 
     int noria_buffers_open(noria_ring* ring, noria_buffers* buffers, uint16_t group, uint16_t count, uint32_t size)
     void noria_buffers_give(noria_buffers* buffers, uint16_t bid)

@@ -33,6 +33,7 @@ cdef extern from "<sys/socket.h>" nogil:
         AF_INET, AF_INET6, AF_UNIX
         MSG_NOSIGNAL, MSG_DONTWAIT, MSG_TRUNC
         SHUT_WR
+        SOCK_NONBLOCK, SOCK_CLOEXEC
         SOL_SOCKET, SO_ERROR
 
 cdef extern from "noria_io.h" nogil:
@@ -101,4 +102,4 @@ cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EEXIST, ENOENT, EPERM, EBADF, EMFILE, ENFILE, ENOBUFS, ENOMEM, ECONNABORTED
-        EPIPE, ECONNRESET, EPROTO, EMSGSIZE, EIO
+        EPIPE, ECONNRESET, EPROTO, EMSGSIZE, EIO, ECANCELED, ETIME, EBUSY, ENOSYS
