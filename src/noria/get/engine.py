@@ -25,7 +25,7 @@ from collections.abc import (
     Mapping,
 )
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -35,7 +35,9 @@ from noria.get import failures
 from noria.get.failures import Failure
 from noria.get.names import Names, name_from_header, name_from_url
 from noria.get.partfile import PartFile
+from noria.get.results import Activity, Result, Transfer
 from noria.get.retry import RETRY_STATUSES, RetryPolicy, parse_retry_after
+from noria.get.target import Target
 
 _KIB = 1024
 _MIB = 1024 * _KIB
@@ -45,63 +47,8 @@ _FILE_THREADS = 4
 _SHORT_BODY = 64 * _KIB  # of an error page that is read to keep its connection
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How one download ended.
-
-    url: as it was given. path: the complete file, or None. size: its bytes. status: of the last HTTP answer,
-    or None. error: one line, or None. attempts: requests made, redirects not counted. seconds: from taking
-    the URL up to the end, waits included. skipped: nothing was fetched because the file was there.
-    """
-
-    url: str
-    path: Path | None = None
-    size: int = 0
-    status: int | None = None
-    error: str | None = None
-    attempts: int = 0
-    seconds: float = 0.0
-    skipped: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Whether the complete file is at `path`."""
-        return self.error is None
-
-
-@dataclass(eq=False, slots=True)
-class Transfer:
-    """A download under way, for displays. size and received are bytes; size is None while or if it is
-    unknown.
-    """
-
-    url: str
-    name: str = ""
-    size: int | None = None
-    received: int = 0
-    status: int | None = None
-    attempts: int = 0
-    waiting: bool = False  # for the time of the next attempt
-
-
-@dataclass(eq=False, slots=True)
-class Activity:
-    """What a run of `download_all` is doing, kept up to date by it and read by displays, from any thread.
-
-    transfers: those under way, as keys, oldest first. received: bytes of all bodies so far, failed attempts
-    included.
-    """
-
-    transfers: dict[Transfer, None] = field(default_factory=dict)
-    received: int = 0
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    size: int = 0  # bytes in the files that are done
-
-
 async def download_all(
-    urls: Iterable[str] | AsyncIterable[str],
+    urls: Iterable[Target] | AsyncIterable[Target],
     directory: str | os.PathLike[str] = ".",
     *,
     concurrency: int = 32,
@@ -214,9 +161,9 @@ class _Source:
                 return None
             try:
                 if isinstance(self._iterator, AsyncIterator):
-                    text = await anext(self._iterator)
+                    text = getattr(t := await anext(self._iterator), "url", t)
                 else:
-                    text = next(self._iterator)
+                    text = getattr(t := next(self._iterator), "url", t)
             except (StopIteration, StopAsyncIteration):
                 self._ended = True
                 return None
@@ -338,6 +285,7 @@ class _Run:
         """Start the workers and yield what they bring until all have ended."""
         # Bounded, so that a slow consumer slows the workers instead of filling the memory.
         queue: asyncio.Queue[Result | None] = asyncio.Queue(concurrency)
+        self._activity.limit = concurrency
         workers = [asyncio.create_task(self._work(queue)) for _ in range(concurrency)]
         try:
             left = concurrency
@@ -362,6 +310,7 @@ class _Run:
             activity.skipped += result.skipped
             activity.failed += not result.ok
             activity.size += result.size
+            activity.tell("done", result)
             await queue.put(result)
         await queue.put(None)
 
@@ -371,6 +320,7 @@ class _Run:
         transfer = Transfer(job.text, job.name)
         size, failure, skipped = 0, job.failure, False
         self._activity.transfers[transfer] = None
+        self._activity.tell("start", transfer)
         try:
             if failure is None:
                 size, skipped = await self._fetch(job, transfer)
@@ -387,6 +337,10 @@ class _Run:
             attempts=transfer.attempts,
             seconds=loop.time() - start,
             skipped=skipped,
+            host=(job.url.host or "") if job.url else "",
+            kind=None if failure is None else "http" if (transfer.status or 0) >= 400 else "other",
+            first_byte=loop.time() - start if transfer.status else None,
+            started=__import__("time").time(),
         )
 
     async def _fetch(self, job: _Job, transfer: Transfer) -> tuple[int, bool]:
@@ -427,6 +381,7 @@ class _Run:
                     raise Failure(f"{failure.message}, and asks to wait {failure.retry_after:g} s")
                 raise failure
             transfer.waiting = True
+            self._activity.tell("retry", transfer)
             await asyncio.sleep(delay)
             transfer.waiting = False
             transfer.received = 0

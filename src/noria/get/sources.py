@@ -96,8 +96,7 @@ def open_list(name: str, form: str | None = None, columns: ColumnNames | None = 
 class ListFile:
     """An open list. `items()` gives its rows, once; `close()` when done with it.
 
-    ended: whether all of it has been read. count: rows read so far, bad ones too. length: how many rows there
-    are in all: exact once that is known, an estimate by the bytes read so far before, None without any idea.
+    ended: whether all of it has been read. count: rows read so far, bad ones too.
     """
 
     def __init__(self, file: io.FileIO, shown: str, form: str | None, columns: ColumnNames) -> None:
@@ -134,6 +133,9 @@ class ListFile:
 
     @property
     def length(self) -> int | None:
+        """How many rows there are in all: an estimate by the bytes read so far until all is read (a Parquet file
+        knows at once), None without any idea.
+        """
         if self.ended:
             return self.count
         if self._rows is not None:
@@ -141,6 +143,11 @@ class ListFile:
         if self._bytes and self._bytes_read and self.count:
             return round(self.count * self._bytes / self._bytes_read)
         return None
+
+    @property
+    def exact(self) -> bool:
+        """Whether `length` is exact and no estimate."""
+        return self.ended or self._rows is not None
 
     async def items(self) -> AsyncGenerator[Item, None]:
         """The rows, as they arrive. Raises InputError."""
