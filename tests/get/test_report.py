@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -194,7 +193,7 @@ document.body.replaceChildren(Object.assign(document.createElement('pre'), {text
 
 
 @pytest.fixture(scope="module")
-def seen(tally: Tally, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+def seen(tally: Tally, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     folder = tmp_path_factory.mktemp("page")
     evil = Result(f"http://h/{EVIL}", error=EVIL, kind="other", host="evil.example", seconds=1e6)
     tally.add(evil)
@@ -204,7 +203,8 @@ def seen(tally: Tally, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
     dom = chromium(probed, folder / "profile", "--dump-dom")
     found = re.search(r"<pre>(.*)</pre>", dom, re.DOTALL)
     assert found, dom[-2000:]
-    yield json.loads(html.unescape(found[1]))
+    shown: dict[str, object] = json.loads(html.unescape(found[1]))
+    return shown
 
 
 def test_a_browser_shows_charts_hosts_failures_and_files(seen: dict[str, object], tally: Tally) -> None:

@@ -145,16 +145,10 @@ class Targets:
 
 
 async def _download(options: argparse.Namespace, targets: Any, keywords: dict[str, Any], tally: Any) -> None:
-    import inspect
+    from noria.get import engine  # TEMPORARY
 
-    from noria.get.engine import download_all
-    from noria.get.journal import JournalError
-    from noria.get.progress import Progress
-    from noria.get.sources import BadRow
-
-    keywords = {
-        k: v for k, v in keywords.items() if k in inspect.signature(download_all).parameters
-    }  # TEMPORARY
+    for name in getattr(engine, "_MISSING", ()):
+        keywords.pop(name, None)
 
     async def good() -> AsyncGenerator[Any, None]:
         async with contextlib.aclosing(targets.items()) as items:

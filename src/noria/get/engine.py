@@ -13,7 +13,6 @@ is used.
 import asyncio
 import contextlib
 import os
-import ssl as ssl_module
 import tempfile
 from collections.abc import (
     AsyncGenerator,
@@ -22,11 +21,12 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
-    Mapping,
 )
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
 
 import aiohttp
 from yarl import URL
@@ -34,6 +34,7 @@ from yarl import URL
 from noria.get import failures
 from noria.get.failures import Failure
 from noria.get.names import Names, name_from_header, name_from_url
+from noria.get.options import Options, Settings
 from noria.get.partfile import PartFile
 from noria.get.results import Activity, Result, Transfer
 from noria.get.retry import RETRY_STATUSES, RetryPolicy, parse_retry_after
@@ -48,41 +49,26 @@ _SHORT_BODY = 64 * _KIB  # of an error page that is read to keep its connection
 
 
 async def download_all(
-    urls: Iterable[Target] | AsyncIterable[Target],
+    targets: Iterable[str | Target] | AsyncIterable[str | Target],
     directory: str | os.PathLike[str] = ".",
-    *,
-    concurrency: int = 32,
-    retries: int = 4,
-    connect_timeout: float | None = 30.0,
-    stall_timeout: float | None = 30.0,
-    timeout: float | None = None,
-    longest_wait: float = 60.0,
-    overwrite: bool = False,
-    skip_existing: bool = False,
-    headers: Mapping[str, str] | None = None,
-    ssl: ssl_module.SSLContext | None = None,
-    activity: Activity | None = None,
+    **options: Unpack[Options],
 ) -> AsyncGenerator[Result, None]:
-    """Download `urls` into `directory`, made if missing, and yield a `Result` for each as it ends.
+    """Download `targets` into `directory`, made if missing, and yield a `Result` for each as it ends.
 
-    concurrency: downloads at a time. retries: attempts after the first. Times are in seconds, None for no
-    limit: connect_timeout bounds name lookup, connection and TLS handshake, stall_timeout the time without a
-    byte, timeout the whole of one URL with all its attempts and waits, longest_wait each wait between
-    attempts. overwrite: replace files that are there; skip_existing: take them for done; neither: they are
-    errors. headers: sent with every request. ssl: whom to trust; the system's authorities by default.
-    activity: kept up to date for a display.
-
-    `urls` is asked for the next URL when a download can start; a plain iterator is asked on the loop and
-    should not block. Whoever stops early should close the generator (`contextlib.aclosing`), which cancels
-    what is under way. Raises ValueError for a senseless argument, OSError if `directory` cannot be made or
-    written to, and what `urls` raises, once the downloads under way have ended.
+    `Options` describes the keywords. `targets` is asked for the next one when a download can start; a plain
+    iterator is asked on the loop and should not block. Whoever stops early should close the generator
+    (`contextlib.aclosing`), which cancels what is under way. Raises ValueError for a senseless argument,
+    OSError if `directory` cannot be made or written to, and what `targets` raises, once the downloads under
+    way have ended.
     """
-    if concurrency < 1:
-        raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-    if retries < 0:
-        raise ValueError(f"retries must be at least 0, not {retries}")
-    if overwrite and skip_existing:
-        raise ValueError("overwrite and skip_existing exclude each other")
+    settings = Settings(**options)
+    concurrency, ssl, activity = settings.concurrency, settings.ssl, settings.activity
+    connect_timeout, stall_timeout, timeout = (
+        settings.connect_timeout,
+        settings.stall_timeout,
+        settings.timeout,
+    )
+    _refuse_what_is_missing(settings)
     loop = asyncio.get_running_loop()
     pool = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="noria-get")
     try:
@@ -91,16 +77,16 @@ async def download_all(
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=concurrency, ssl=True if ssl is None else ssl),
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_read=stall_timeout),
-            headers={"User-Agent": "noria-get", **(headers or {}), "Accept-Encoding": "identity"},
+            headers={"User-Agent": "noria-get", **(settings.headers or {}), "Accept-Encoding": "identity"},
             auto_decompress=False,  # the file is what the server declares the length of
             read_bufsize=64 * _KIB,  # more costs memory in every download at once
             trust_env=_proxy_configured(),  # which costs time for every request, so not without need
         ) as session:
             run = _Run(
                 session,
-                _Source(urls),
-                _Files(folder, pool, piece, overwrite, skip_existing),
-                RetryPolicy(retries, longest=longest_wait),
+                _Source(targets),
+                _Files(folder, pool, piece, settings.overwrite, settings.skip_existing),
+                RetryPolicy(settings.retries, longest=settings.longest_wait),
                 _Limits(connect_timeout, stall_timeout, timeout),
                 activity if activity is not None else Activity(),
             )
@@ -109,6 +95,74 @@ async def download_all(
                     yield result
     finally:
         pool.shutdown(wait=False)  # idle by now, or busy with a disk that the loop must not wait for
+
+
+_MISSING = [
+    "per_host",
+    "adaptive",
+    "rate",
+    "host_rate",
+    "segments",
+    "first_byte_timeout",
+    "update",
+    "journal",
+    "fsync",
+    "decode",
+    "allow_downgrade",
+    "proxy",
+    "netrc",
+    "auth",
+    "bearer",
+    "cookies",
+    "family",
+    "max_size",
+    "content_types",
+    "checksum_files",
+    "session",
+    "store",
+]
+
+
+def _refuse_what_is_missing(settings: Settings) -> None:
+    for name in _MISSING:
+        if getattr(settings, name) not in (None, False, 0):
+            raise NotImplementedError(f"{name} is not implemented yet")
+
+
+async def download(
+    target: str | Target, directory: str | os.PathLike[str] = ".", **options: Unpack[Options]
+) -> Result:
+    """Download one target; how it ended is in the result. Raises as `download_all` does."""
+    async with contextlib.aclosing(download_all([target], directory, **options)) as results:
+        async for result in results:
+            return result
+    raise AssertionError("a target without a result")
+
+
+class Downloader:
+    """Downloads with the same options, over and over. An asynchronous context manager."""
+
+    def __init__(self, directory: str | os.PathLike[str] = ".", **options: Unpack[Options]) -> None:
+        self._directory = directory
+        self._options = options
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def download(self, target: str | Target) -> Result:
+        """As `noria.get.download`."""
+        return await download(target, self._directory, **self._options)
+
+    def download_all(
+        self, targets: Iterable[str | Target] | AsyncIterable[str | Target]
+    ) -> AsyncGenerator[Result, None]:
+        """As `noria.get.download_all`."""
+        return download_all(targets, self._directory, **self._options)
 
 
 def _prepare(directory: str) -> str:
@@ -146,8 +200,8 @@ class _Job:
 class _Source:
     """The URLs, one at a time, in order, to whoever asks first; and the names given out to them."""
 
-    def __init__(self, urls: Iterable[str] | AsyncIterable[str]) -> None:
-        self._iterator: Iterator[str] | AsyncIterator[str]
+    def __init__(self, urls: Iterable[str | Target] | AsyncIterable[str | Target]) -> None:
+        self._iterator: Iterator[str | Target] | AsyncIterator[str | Target]
         self._iterator = aiter(urls) if isinstance(urls, AsyncIterable) else iter(urls)
         self._turn = asyncio.Lock()
         self._ended = False
@@ -161,9 +215,9 @@ class _Source:
                 return None
             try:
                 if isinstance(self._iterator, AsyncIterator):
-                    text = getattr(t := await anext(self._iterator), "url", t)
+                    target = await anext(self._iterator)
                 else:
-                    text = getattr(t := next(self._iterator), "url", t)
+                    target = next(self._iterator)
             except (StopIteration, StopAsyncIteration):
                 self._ended = True
                 return None
@@ -171,6 +225,12 @@ class _Source:
                 self._ended = True
                 self.error = error
                 return None
+            if isinstance(target, Target):
+                if target.name or target.checksum or target.size is not None or target.headers:
+                    raise NotImplementedError("more than the URL of a Target is not implemented yet")
+                text = target.url
+            else:
+                text = target
             try:
                 url = failures.parse_url(text)
             except Failure as failure:
@@ -285,7 +345,6 @@ class _Run:
         """Start the workers and yield what they bring until all have ended."""
         # Bounded, so that a slow consumer slows the workers instead of filling the memory.
         queue: asyncio.Queue[Result | None] = asyncio.Queue(concurrency)
-        self._activity.limit = concurrency
         workers = [asyncio.create_task(self._work(queue)) for _ in range(concurrency)]
         try:
             left = concurrency
@@ -310,7 +369,6 @@ class _Run:
             activity.skipped += result.skipped
             activity.failed += not result.ok
             activity.size += result.size
-            activity.tell("done", result)
             await queue.put(result)
         await queue.put(None)
 
@@ -320,7 +378,6 @@ class _Run:
         transfer = Transfer(job.text, job.name)
         size, failure, skipped = 0, job.failure, False
         self._activity.transfers[transfer] = None
-        self._activity.tell("start", transfer)
         try:
             if failure is None:
                 size, skipped = await self._fetch(job, transfer)
@@ -337,10 +394,6 @@ class _Run:
             attempts=transfer.attempts,
             seconds=loop.time() - start,
             skipped=skipped,
-            host=(job.url.host or "") if job.url else "",
-            kind=None if failure is None else "http" if (transfer.status or 0) >= 400 else "other",
-            first_byte=loop.time() - start if transfer.status else None,
-            started=__import__("time").time(),
         )
 
     async def _fetch(self, job: _Job, transfer: Transfer) -> tuple[int, bool]:
@@ -381,7 +434,6 @@ class _Run:
                     raise Failure(f"{failure.message}, and asks to wait {failure.retry_after:g} s")
                 raise failure
             transfer.waiting = True
-            self._activity.tell("retry", transfer)
             await asyncio.sleep(delay)
             transfer.waiting = False
             transfer.received = 0
