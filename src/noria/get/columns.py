@@ -54,11 +54,11 @@ class ColumnNames:
 class Columns:
     """The columns of one table, found in `header`, its column names in order. Raises ColumnError.
 
-    required: whether it is an error if the URL's column is missing. A name asked for by the user is required.
+    The URL's column is a must, and so is every one that the user named.
     """
 
     def __init__(self, asked: ColumnNames, header: Sequence[str]) -> None:
-        there = {}
+        there: dict[str, str] = {}
         for column in header:
             there.setdefault(column.strip().lower(), column)
         self.found: dict[str, str] = {}  # field of Target -> column

@@ -146,6 +146,10 @@ class Targets:
 
 async def _download(options: argparse.Namespace, targets: Any, keywords: dict[str, Any], tally: Any) -> None:
     from noria.get import engine  # TEMPORARY
+    from noria.get.engine import download_all
+    from noria.get.journal import JournalError
+    from noria.get.progress import Progress
+    from noria.get.sources import BadRow
 
     for name in getattr(engine, "_MISSING", ()):
         keywords.pop(name, None)

@@ -33,7 +33,8 @@ h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.05rem; margin: 0 0 10px; 
 .when { color: var(--dim); margin: 2px 0 20px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(138px, 1fr)); gap: 12px; margin-bottom: 16px; }
 .tile, section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-.tile { padding: 12px 16px; } .tile b { display: block; font-size: 1.3rem; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.tile { padding: 12px 16px; } .tile b { display: block; font-size: 1.3rem; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 .tile span { color: var(--dim); font-size: .87rem; }
 .bad b, td.bad { color: var(--bad); } .good b { color: var(--good); }
 section { padding: 16px 18px; margin-bottom: 16px; overflow-x: auto; }

@@ -19,7 +19,7 @@ import os
 import stat
 import zlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -347,7 +347,7 @@ class _Csv:
         self._asked = columns
         self._delimiter = delimiter
         self._columns: Columns | None = None
-        self._where: dict[str, int] = {}
+        self._where: list[tuple[str, int]] = []  # name and place of each column that matters
         self._lines: deque[str | None] = deque()  # not yet made into records; None for one that is no UTF-8
         self._line = 0  # of the first of them, counted from 0
 
@@ -368,9 +368,8 @@ class _Csv:
                 if self._columns is None and not self._header(record):
                     continue
                 assert self._columns is not None
-                items.append(
-                    _item(self._shown, line, self._columns, lambda name, row=record: self._cell(row, name))
-                )
+                row = {name: record[index] for name, index in self._where if index < len(record)}
+                items.append(_item(self._shown, line, self._columns, row.get))
         return items
 
     def _record(self, last: bool) -> tuple[int, list[str], str | None]:
@@ -394,6 +393,10 @@ class _Csv:
             return 1, [], "it is not UTF-8"
         if len(self._lines[0]) > _LONGEST_ROW:
             return 1, [], "it is longer than a MiB"
+        if (
+            '"' not in self._lines[0] and "\r" not in self._lines[0]
+        ):  # most are like that, and a reader is not free
+            return 1, self._lines[0][:-1].split(self._delimiter or ","), None
         try:
             # strict: a record that ends inside quotes is an error and not guessed at.
             record = next(csv.reader(lines(), delimiter=self._delimiter or ",", strict=True))
@@ -415,18 +418,13 @@ class _Csv:
                 asked = self._asked
                 if asked.url is None:
                     asked = ColumnNames(str(names.index(urls[0]) + 1), *_others(asked))
-                self._columns = Columns(asked, numbers)
-                self._where = {number: index for index, number in enumerate(numbers)}
+                self._columns, names = Columns(asked, numbers), numbers
             else:
                 self._columns = Columns(self._asked, names)
-                self._where = {name: index for index, name in reversed(list(enumerate(names)))}
         except ColumnError as error:
             raise InputError(f"{self._shown}: {error}", usage=True) from None
+        self._where = [(name, names.index(name)) for name in self._columns.found.values()]
         return bool(urls)
-
-    def _cell(self, row: Sequence[str], name: str) -> str | None:
-        index = self._where[name]
-        return row[index] if index < len(row) else None
 
 
 class _Decompressor:
