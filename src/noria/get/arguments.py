@@ -121,6 +121,11 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
         "--checksum", metavar="ALG:HEX", type=_checksum, help="what the one URL's file must have"
     )
     group.add_argument(
+        "--checksum-files",
+        action="store_true",
+        help="ask for URL.sha256 before each URL, and hold the file against what it says",
+    )
+    group.add_argument(
         "-n",
         "--dry-run",
         action="store_true",

@@ -145,14 +145,10 @@ class Targets:
 
 
 async def _download(options: argparse.Namespace, targets: Any, keywords: dict[str, Any], tally: Any) -> None:
-    from noria.get import engine  # TEMPORARY
     from noria.get.engine import download_all
     from noria.get.journal import JournalError
     from noria.get.progress import Progress
     from noria.get.sources import BadRow
-
-    for name in getattr(engine, "_MISSING", ()):
-        keywords.pop(name, None)
 
     async def good() -> AsyncGenerator[Any, None]:
         async with contextlib.aclosing(targets.items()) as items:
@@ -174,8 +170,15 @@ async def _download(options: argparse.Namespace, targets: Any, keywords: dict[st
                 await progress.show(result)
         except JournalError as error:
             raise _UsageError(str(error)) from None
+        except ValueError as error:  # a file of credentials that is none
+            raise _UsageError(str(error)) from None
         except OSError as error:
-            raise _UsageError(f"cannot write to {options.directory}: {error.strerror or error}") from None
+            where, verb = error.filename, "use"
+            if not isinstance(where, str) or os.path.abspath(where).startswith(
+                os.path.abspath(options.directory)
+            ):
+                where, verb = options.directory, "write to"
+            raise _UsageError(f"cannot {verb} {where}: {error.strerror or error}") from None
 
 
 async def _dry_run(options: argparse.Namespace, targets: Any) -> int:
@@ -221,8 +224,10 @@ async def _dry_run(options: argparse.Namespace, targets: Any) -> int:
 
 def _keywords(options: argparse.Namespace) -> dict[str, Any]:
     """The keywords of `download_all` for `options`. Raises _UsageError."""
+    from noria.get.journal import FILE_NAME
+
     headers = dict(pair for pairs in options.header for pair in pairs)
-    journal = options.journal or os.path.join(options.directory, ".noria-get.db")
+    journal = options.journal or os.path.join(options.directory, FILE_NAME)
     return {
         "concurrency": options.jobs,
         "per_host": options.per_host,
@@ -256,6 +261,7 @@ def _keywords(options: argparse.Namespace) -> dict[str, Any]:
         "user_agent": options.user_agent,
         "max_size": options.max_size,
         "content_types": options.accept_type,
+        "checksum_files": options.checksum_files,
     }
 
 
