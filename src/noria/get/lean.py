@@ -500,7 +500,9 @@ class _Response:
         coding = headers.getall("Transfer-Encoding", None)
         if coding is not None:
             if coding[0].lower() != "chunked" or len(coding) > 1 or parser.get_http_version() != "1.1":
-                self._error = Failure("the server's answer makes no sense: an unknown transfer coding", again=True)
+                self._error = Failure(
+                    "the server's answer makes no sense: an unknown transfer coding", again=True
+                )
                 return
             self._chunked = True
         elif (length := headers.get("Content-Length")) is not None:
