@@ -16,12 +16,11 @@ What goes wrong is raised as `Failure`, a body cut off as `Truncated`.
 
 import asyncio
 import math
-import os
 import re
 import socket
 import ssl as ssl_module
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from multidict import CIMultiDict
 from yarl import URL
 
-from noria.get.failures import Failure, printable
+from noria.get.failures import Failure, Truncated, os_reason, printable
 
 if TYPE_CHECKING:
     import aiohttp
@@ -38,14 +37,13 @@ _MOST_HEAD = 64 * 1024  # bytes of a head, and of chunk sizes, extensions and tr
 _OVERHEAD = 16  # bytes beside each byte of a chunked body; a body sent byte by byte has five
 _MOST_BUFFERED = 256 * 1024  # bytes that wait to be read before the server is made to wait
 _MOST_IDLE = 15.0  # seconds; aiohttp's figure, and less than what servers keep
+_NOT_PLAIN = frozenset(
+    {"host", "connection", "content-length", "transfer-encoding", "expect", "te", "upgrade"}
+)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AUTHORITY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 _UNFIT_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
 _FIT_AS_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-class Truncated(Exception):
-    """The connection ended before the body did."""
 
 
 class Unsuited(Exception):
@@ -65,8 +63,8 @@ class LeanSession:
 
     fallback: called at most once, for a session of aiohttp that is closed with this one. connect_timeout bounds name
     lookup, connection and TLS handshake, first_byte_timeout the time until an answer begins (stall_timeout if None),
-    stall_timeout the time without a byte; seconds, None for no limit. headers: sent with every request. ssl: whom to
-    trust, the system's authorities by default. family: of addresses, as for getaddrinfo.
+    stall_timeout the time without a byte; seconds, None for no limit. ssl: whom to trust, the system's authorities by
+    default. family: of addresses, as for getaddrinfo.
     """
 
     def __init__(
@@ -76,7 +74,6 @@ class LeanSession:
         connect_timeout: float | None = None,
         first_byte_timeout: float | None = None,
         stall_timeout: float | None = None,
-        headers: Mapping[str, str] | None = None,
         ssl: ssl_module.SSLContext | None = None,
         family: int = 0,
     ) -> None:
@@ -84,8 +81,7 @@ class LeanSession:
         self._session: aiohttp.ClientSession | None = None
         self._loop = asyncio.get_running_loop()
         self._connect_timeout = connect_timeout
-        self._headers = _encoded(headers or {})
-        self._names = {name.lower() for name in headers or {}}
+        self._last: tuple[dict[str, str], bytes] = ({}, _encoded({}))
         self._ssl = ssl
         self._family = family
         self._origins: dict[tuple[str, str], _Origin | None] = {}
@@ -124,17 +120,14 @@ class LeanSession:
             self._session = self._fallback()
         return self._session
 
-    async def request(self, url: URL, headers: Mapping[str, str] | None, follow: bool) -> "_Response":
+    async def request(self, url: URL, headers: Mapping[str, str] | None, follow: bool) -> "LeanResponse":
         """The response to a GET of `url`. Raises Unsuited if it is one for aiohttp."""
         origin = self._origin(url)
-        if headers:
-            names = {name.lower() for name in headers}
-            if names & self._names:
-                raise Unsuited
-            tail = origin.tail + _encoded(headers) + b"\r\n"
-        else:
-            tail = origin.plain_tail
-        head = b"GET " + url.raw_path_qs.encode("ascii") + tail
+        fields, encoded = self._last
+        if headers != fields:  # most requests have the same
+            fields = dict(headers or {})
+            self._last = fields, (encoded := _encoded(fields))
+        head = b"GET " + url.raw_path_qs.encode("ascii") + origin.tail + encoded
         connection = origin.idle_connection(self._loop.time())
         if connection is not None:
             try:
@@ -147,10 +140,10 @@ class LeanSession:
                 response = await _answer(connection, head, url)
             except _Refused as refused:
                 if refused.error is not None:
-                    reason = f"connection lost: {_os_reason(refused.error)}"
+                    reason = f"connection lost: {os_reason(refused.error)}"
                 else:
                     reason = "empty reply: the server closed the connection without answering"
-                raise Failure(reason, again=True) from None
+                raise Failure(reason, again=True, kind="connect") from None
         if response.status in _REDIRECTS and (follow or "Set-Cookie" in response.headers):
             response.close()
             if not follow:
@@ -174,8 +167,8 @@ class LeanSession:
             return None
         if url.is_default_port():
             authority = authority.removesuffix(f":{port}")
-        lines = b" HTTP/1.1\r\nHost: " + authority.encode("ascii") + b"\r\nAccept: */*\r\n" + self._headers
-        return _Origin(url.scheme == "https", host, port, lines)
+        tail = b" HTTP/1.1\r\nHost: " + authority.encode("ascii") + b"\r\n"
+        return _Origin(url.scheme == "https", host, port, tail)
 
     async def _connect(self, origin: "_Origin") -> "_Connection":
         context = None
@@ -189,20 +182,27 @@ class LeanSession:
             async with limit:
                 return await self._open(origin, context)
         except ssl_module.SSLCertVerificationError as error:
-            raise Failure(f"certificate problem: {printable(error.verify_message or str(error))}") from None
+            raise Failure(
+                f"certificate problem: {printable(error.verify_message or str(error))}", kind="tls"
+            ) from None
         except ssl_module.CertificateError as error:
-            raise Failure(f"certificate problem: {printable(str(error))}") from None
+            raise Failure(f"certificate problem: {printable(str(error))}", kind="tls") from None
         except ssl_module.SSLError as error:
-            raise Failure(f"TLS handshake failed: {printable(str(error.reason or error))}") from None
+            raise Failure(
+                f"TLS handshake failed: {printable(str(error.reason or error))}", kind="tls"
+            ) from None
         except socket.gaierror as error:
             reason = printable(error.strerror or str(error))
-            raise Failure(f"could not resolve host {origin.host}: {reason}", again=True) from None
+            raise Failure(
+                f"could not resolve host {origin.host}: {reason}", again=True, kind="resolve"
+            ) from None
         except OSError as error:
             if limit.expired():
                 reason = f"could not connect within {self._connect_timeout:g} s"
             else:
-                reason = f"could not connect to {origin.host} port {origin.port}: {_os_reason(error)}"
-            raise Failure(reason, again=True) from None
+                reason = f"could not connect to {origin.host} port {origin.port}: {os_reason(error)}"
+            late = limit.expired()
+            raise Failure(reason, again=True, kind="timeout" if late else "connect", congested=late) from None
 
     async def _open(self, origin: "_Origin", context: ssl_module.SSLContext | None) -> "_Connection":
         arguments: dict[str, Any] = {
@@ -224,8 +224,8 @@ class LeanSession:
         return protocol
 
 
-async def _answer(connection: "_Connection", head: bytes, url: URL) -> "_Response":
-    response = _Response(connection, url)
+async def _answer(connection: "_Connection", head: bytes, url: URL) -> "LeanResponse":
+    response = LeanResponse(connection, url)
     try:
         return await connection.exchange(head, response)
     except asyncio.CancelledError:
@@ -245,16 +245,20 @@ class _Request:
         self._url = url
         self._headers = headers
         self._options = options
-        self._response: _Response | None = None
+        self._response: LeanResponse | None = None
         self._other: Any = None
+
+    def __await__(self) -> "Generator[Any, None, Any]":
+        return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Any:
         follow = self._options.get("allow_redirects", True)
-        try:
-            self._response = await self._session.request(self._url, self._headers, follow)
-            return self._response
-        except Unsuited:
-            pass
+        if self._options.keys() <= {"allow_redirects"}:
+            try:
+                self._response = await self._session.request(self._url, self._headers, follow)
+                return self._response
+            except Unsuited:
+                pass
         self._other = self._session.aiohttp().get(self._url, headers=self._headers, **self._options)
         return await self._other.__aenter__()
 
@@ -275,7 +279,6 @@ class _Origin:
         self.host = host
         self.port = port
         self.tail = tail  # of a request head, after the path
-        self.plain_tail = tail + b"\r\n"
         self.connections: set[_Connection] = set()
         self.idle: list[_Connection] = []
         self.unsuited = False
@@ -298,12 +301,12 @@ class _Connection(asyncio.Protocol):
         self.watch = watch
         self.loop = loop
         self.transport: asyncio.Transport
-        self.response: _Response | None = None
+        self.response: LeanResponse | None = None
         self.used = False
         self.lost = False
         self.idle_since = 0.0
 
-    def exchange(self, head: bytes, response: "_Response") -> "asyncio.Future[_Response]":
+    def exchange(self, head: bytes, response: "LeanResponse") -> "asyncio.Future[LeanResponse]":
         """Send the request `head`; what is returned is done with `response` when the answer's head is there."""
         begun = response.begun
         assert begun is not None
@@ -345,7 +348,7 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
 
-class _Response:
+class LeanResponse:
     """A response, with the part of aiohttp's interface that a download uses."""
 
     def __init__(self, connection: _Connection, url: URL) -> None:
@@ -359,7 +362,7 @@ class _Response:
         self.paused = False
         self._connection: _Connection | None = connection
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
-        self.begun: asyncio.Future[_Response] | None = connection.loop.create_future()
+        self.begun: asyncio.Future[LeanResponse] | None = connection.loop.create_future()
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._chunks: deque[bytes] = deque()
@@ -376,7 +379,7 @@ class _Response:
     # The side of the reader.
 
     @property
-    def content(self) -> "_Response":
+    def content(self) -> "LeanResponse":
         """What has `readany`."""
         return self
 
@@ -402,8 +405,18 @@ class _Response:
             self._connection.transport.resume_reading()
         return data
 
-    async def read(self) -> bytes:
-        """The rest of the body."""
+    def at_eof(self) -> bool:
+        """Whether the body has been read to its end."""
+        return self._ended and not self._chunks
+
+    async def read(self, size: int = -1) -> bytes:
+        """The rest of the body or, if a `size` is given, up to so many bytes of it, b"" at its end."""
+        if size >= 0:
+            data = await self.readany()
+            if len(data) > size:
+                self._chunks.appendleft(data[size:])
+                self._buffered += len(data) - size
+            return data[:size]
         parts = []
         while data := await self.readany():
             parts.append(data)
@@ -438,7 +451,7 @@ class _Response:
         try:
             parser.feed_data(data)
         except HttpParserUpgrade:
-            self.fail(Failure("the server's answer makes no sense: another protocol"))
+            self.fail(Failure("the server's answer makes no sense: another protocol", kind="protocol"))
         except HttpParserError as error:
             self._refuse(error)
         if self._connection is None:
@@ -448,7 +461,13 @@ class _Response:
         elif self._ended:
             self._finish(self._keep)
         elif self._fed > _MOST_HEAD + (_OVERHEAD + 1) * self._received:
-            self.fail(Failure("the server's answer makes no sense: too much beside the body", again=True))
+            self.fail(
+                Failure(
+                    "the server's answer makes no sense: too much beside the body",
+                    again=True,
+                    kind="protocol",
+                )
+            )
         elif self._in_body and self.content_length is not None:
             self._left = self.content_length - self._received
             self._parser = None
@@ -459,9 +478,11 @@ class _Response:
             if not self.began:
                 self.fail(_Refused(error))
             elif error is not None:
-                self.fail(Failure(f"connection lost: {_os_reason(error)}", again=True))
+                self.fail(Failure(f"connection lost: {os_reason(error)}", again=True, kind="connect"))
             else:
-                self.fail(Failure("connection lost: the answer ended in its head", again=True))
+                self.fail(
+                    Failure("connection lost: the answer ended in its head", again=True, kind="connect")
+                )
         elif error is None and self.content_length is None and not self._chunked:
             self._ended = True  # this is how such a body ends
             self._finish(False)
@@ -501,7 +522,9 @@ class _Response:
         if coding is not None:
             if coding[0].lower() != "chunked" or len(coding) > 1 or parser.get_http_version() != "1.1":
                 self._error = Failure(
-                    "the server's answer makes no sense: an unknown transfer coding", again=True
+                    "the server's answer makes no sense: an unknown transfer coding",
+                    again=True,
+                    kind="protocol",
                 )
                 return
             self._chunked = True
@@ -562,7 +585,10 @@ class _Response:
             self.fail(Unsuited())
         else:
             reason = printable(str(error))
-            self.fail(self._error or Failure(f"the server's answer makes no sense: {reason}", again=True))
+            self.fail(
+                self._error
+                or Failure(f"the server's answer makes no sense: {reason}", again=True, kind="protocol")
+            )
 
     def _finish(self, reusable: bool) -> None:
         connection, self._connection = self._connection, None
@@ -593,17 +619,17 @@ class _Watch:
         self._loop = loop
         self._first_byte = first_byte if first_byte is not None else stall
         self._stall = stall
-        self._responses: dict[_Response, None] = {}
+        self._responses: dict[LeanResponse, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._when = math.inf
 
-    def add(self, response: _Response) -> None:
+    def add(self, response: LeanResponse) -> None:
         """Watch `response`, whose request is being sent."""
         response.heard = self._loop.time()
         self._responses[response] = None
         self._set(self._next_look(response))
 
-    def discard(self, response: _Response | None) -> None:
+    def discard(self, response: LeanResponse | None) -> None:
         """Watch it no more."""
         if response is not None:
             self._responses.pop(response, None)
@@ -613,11 +639,11 @@ class _Watch:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _deadline(self, response: _Response) -> float:
+    def _deadline(self, response: LeanResponse) -> float:
         limit = self._stall if response.began else self._first_byte
         return math.inf if limit is None or response.paused else response.heard + limit
 
-    def _next_look(self, response: _Response) -> float:
+    def _next_look(self, response: LeanResponse) -> float:
         # It may begin, or be read on, in the next moment, and then be late after a whole time of silence.
         soonest = math.inf if self._stall is None else self._loop.time() + self._stall
         return min(self._deadline(response), soonest)
@@ -637,22 +663,24 @@ class _Watch:
             deadline = self._deadline(response)
             if deadline <= now:
                 limit = self._stall if response.began else self._first_byte
-                response.fail(Failure(f"stalled: no data for {limit:g} s", again=True))
+                response.fail(
+                    Failure(f"stalled: no data for {limit:g} s", again=True, kind="timeout", congested=True)
+                )
             else:
                 earliest = min(earliest, self._next_look(response))
         self._set(earliest)
 
 
 def _encoded(headers: Mapping[str, str]) -> bytes:
-    """Lines of a head. Raises ValueError for what would be more than one."""
+    """The rest of a head after its Host. Raises Unsuited for fields that are not a plain request's, ValueError for what
+    would be more than one line.
+    """
+    names = {name.lower() for name in headers}
+    if names & _NOT_PLAIN:
+        raise Unsuited
+    if "accept" not in names:
+        headers = {"Accept": "*/*", **headers}
     for name, value in headers.items():
         if not _FIT_AS_NAME.fullmatch(name) or _UNFIT_IN_HEADER.search(value):
             raise ValueError(f"not a header: {printable(name)}: {printable(value)}")
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
-
-
-def _os_reason(error: Exception) -> str:
-    number = getattr(error, "errno", None)
-    if number and (getattr(error, "strerror", None) or "").startswith("Connect call failed"):
-        return os.strerror(number)  # asyncio's wording names the address again and not the reason
-    return printable(getattr(error, "strerror", None) or str(error)) or type(error).__name__
+    return "".join([*(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"]).encode("latin-1")
