@@ -367,7 +367,8 @@ static void pool_finish(job *j) {
     mailbox *box = j->box;
     static const uint64_t one = 1;
     pthread_mutex_lock(&box->lock);
-    if (j->before == NULL) {  /* box_close has given it up: not ours to touch any more, its owner keeps it for ever */
+    if (j->before == NULL) {  /* box_close has given it up: nobody looks at it any more */
+        if (j->kind == JOB_OPEN && j->result >= 0) close((int)j->result);
         box_drop(box);
         return;
     }
