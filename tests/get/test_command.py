@@ -71,8 +71,8 @@ def test_some_failed_is_1_and_each_has_a_line(pdf_server: Nginx, tmp_path: Path)
 
 
 def test_quiet_says_only_what_went_wrong(pdf_server: Nginx, tmp_path: Path) -> None:
-    assert get("-q", "-o", tmp_path, pdf_server.url("f1040.pdf")).stderr == ""
-    done = get("-q", "-o", tmp_path, pdf_server.url("f1040.pdf"))
+    assert get("-q", "--no-journal", "-o", tmp_path, pdf_server.url("f1040.pdf")).stderr == ""
+    done = get("-q", "--no-journal", "-o", tmp_path, pdf_server.url("f1040.pdf"))
     assert done.returncode == 1
     assert done.stderr == f"noria get: {pdf_server.url('f1040.pdf')}: {tmp_path}/f1040.pdf exists already\n"
 

@@ -56,7 +56,7 @@ def test_a_table_gives_names_and_bad_rows_are_told_without_stopping(
 ) -> None:
     table = tmp_path / "list.csv"
     url = pdf_server.url("f1040.pdf")
-    table.write_text(f"link,name,size\n{url},tax.pdf,150001\n,,\n{url},short.pdf,many\n{url},again.pdf,\n")
+    table.write_text(f"link,name,size\n{url},tax.pdf,150001\n,x,\n{url},short.pdf,many\n{url},again.pdf,\n")
     done = get("-i", table, "-o", tmp_path / "out")
     assert done.returncode == 1
     assert files(tmp_path / "out") == ["again.pdf", "tax.pdf"]
@@ -81,7 +81,7 @@ def test_several_lists_and_standard_input(pdf_server: Nginx, tmp_path: Path) -> 
     ("content", "code", "words"),
     [
         (b"a,b\nx,y\n", 2, "no column is named url, but only 'a', 'b'"),
-        (b"\x1f\x8b\x08\x00junk", 1, "is broken: "),
+        (b"\x1f\x8b\x08\x00junk", 1, "breaks off: "),
         (b"\xff\xfeu\0", 2, "is UTF-16"),
     ],
 )
