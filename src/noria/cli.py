@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "  get    download files, many at a time\n"
         "  demo   see what blocking the loop costs, in under ten seconds\n"
         "  bench  compare every event loop that is installed\n"
+        "  info   what noria found here: driver, kernel, limits\n"
         "  completion  print a script that completes all this in bash, zsh or fish\n\n"
         "'noria COMMAND --help' tells more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -85,6 +86,18 @@ def _bench(arguments: list[str]) -> int:
     from noria.bench.command import main as bench
 
     return bench(arguments)
+
+
+def _info(arguments: list[str]) -> int:
+    argparse.ArgumentParser(
+        prog="noria info",
+        description="Print what noria found here: its driver and why, kernel features, limits.",
+    ).parse_args(arguments)
+    from noria.information import information
+
+    for name, value in information(_version()):
+        print(f"{name:<14} {value}")
+    return 0
 
 
 def _completion(arguments: list[str]) -> int:
@@ -151,6 +164,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "get": _get,
     "demo": _demo,
     "bench": _bench,
+    "info": _info,
     "completion": _completion,
 }
 
