@@ -71,8 +71,8 @@ def test_some_failed_is_1_and_each_has_a_line(pdf_server: Nginx, tmp_path: Path)
 
 
 def test_quiet_says_only_what_went_wrong(pdf_server: Nginx, tmp_path: Path) -> None:
-    assert get("-q", "-o", tmp_path, pdf_server.url("f1040.pdf")).stderr == ""
-    done = get("-q", "-o", tmp_path, pdf_server.url("f1040.pdf"))
+    assert get("-q", "--no-journal", "-o", tmp_path, pdf_server.url("f1040.pdf")).stderr == ""
+    done = get("-q", "--no-journal", "-o", tmp_path, pdf_server.url("f1040.pdf"))
     assert done.returncode == 1
     assert done.stderr == f"noria get: {pdf_server.url('f1040.pdf')}: {tmp_path}/f1040.pdf exists already\n"
 
@@ -172,7 +172,7 @@ def test_a_full_disk_fails_what_does_not_fit_and_nothing_else(pdf_server: Nginx,
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     names = ["f1040.pdf", "f1040a.pdf", "f1040es.pdf", "f1040ez.pdf", "f1040sb.pdf"]
-    done = get("-o", tmp_path, *map(pdf_server.url, names), preexec_fn=limit)
+    done = get("--no-journal", "-o", tmp_path, *map(pdf_server.url, names), preexec_fn=limit)
     assert done.returncode == 1
     assert sorted(files(tmp_path)) == ["f1040a.pdf", "f1040ez.pdf", "f1040sb.pdf"]
     for name in ["f1040.pdf", "f1040es.pdf"]:
@@ -185,7 +185,21 @@ def test_a_full_file_system_is_named(pdf_server: Nginx, tmp_path: Path) -> None:
     probe = subprocess.run([unshare, "-rm", "sh", "-c", inside, "sh", tmp_path, "true"], capture_output=True)
     if probe.returncode != 0:
         pytest.skip(f"needs a mount namespace of its own: {probe.stderr.decode().strip()}")
-    command = [unshare, "-rm", "sh", "-c", inside, "sh", str(tmp_path), *GET, "-j", "1", "-o", str(tmp_path)]
+    command = [
+        unshare,
+        "-rm",
+        "sh",
+        "-c",
+        inside,
+        "sh",
+        str(tmp_path),
+        *GET,
+        "-j",
+        "1",
+        "--no-journal",
+        "-o",
+        str(tmp_path),
+    ]
     urls = [pdf_server.url("f1040es.pdf"), pdf_server.url("f1040sb.pdf")]
     done = subprocess.run([*command, *urls], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

@@ -134,9 +134,9 @@ class Progress:
                 fields.update(attempt=what.attempts, status=what.status)
             self._event(event, **fields)
 
-    def _event(self, name: str, **fields: Any) -> None:
+    def _event(self, event: str, /, **fields: Any) -> None:
         if self._events is not None:
-            self._events.add(_json({"event": name, "time": round(time.time(), 6), **fields}))
+            self._events.add(_json({"event": event, "time": round(time.time(), 6), **fields}))
 
     def _write_line(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads any more; the files still matter
