@@ -28,7 +28,8 @@ import noria
 
 USAGE_ERROR = 2  # exit status, as of argparse and python
 
-_EXTRAS = {"get": ("aiohttp", "rich"), "demo": ("aiohttp", "rich")}  # command -> what it imports from outside
+# Command -> what it imports from outside.
+_EXTRAS = {"get": ("aiohttp", "rich"), "demo": ("aiohttp", "rich"), "completion": ("shtab",)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "  get    download files, many at a time\n"
         "  demo   see what blocking the loop costs, in under ten seconds\n"
         "  bench  compare every event loop that is installed\n"
-        "  info   what noria found here: driver, kernel, limits\n\n"
+        "  info   what noria found here: driver, kernel, limits\n"
+        "  completion  print a script that completes all this in bash, zsh or fish\n\n"
         "'noria COMMAND --help' tells more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -64,11 +66,12 @@ def _version() -> str:
 
 
 def _get(arguments: list[str]) -> int:
+    from noria.get.command import main as get
+
     try:
-        from noria.get.command import main as get
+        return get(arguments)  # which imports its packages when it needs them
     except ModuleNotFoundError as error:
         return _missing("get", error)
-    return get(arguments)
 
 
 def _demo(arguments: list[str]) -> int:
@@ -95,6 +98,15 @@ def _info(arguments: list[str]) -> int:
     for name, value in information(_version()):
         print(f"{name:<14} {value}")
     return 0
+
+
+def _completion(arguments: list[str]) -> int:
+    from noria.completion import main as completion
+
+    try:
+        return completion(arguments)
+    except ModuleNotFoundError as error:
+        return _missing("completion", error)
 
 
 def _missing(command: str, error: ModuleNotFoundError) -> int:
@@ -153,6 +165,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
     "bench": _bench,
     "info": _info,
+    "completion": _completion,
 }
 
 _launcher: ModuleType | None = None  # the __main__ before the program's; its frames still run

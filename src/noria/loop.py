@@ -34,6 +34,7 @@ class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
         "_driver",
         "_exception_handler",
         "_executor_shut",
+        "_files",
         "_outer_wakeup",
         "_signal_handlers",
     )
@@ -41,6 +42,7 @@ class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
     def __init__(self, driver: str | None = None) -> None:
         kind, _ = choose(driver)
         self._driver = kind()  # first: it is what can fail, for want of descriptors
+        self._files: Any = None  # files.engine.Engine, made for the first operation on a file
         self._furnish()
         self._furnish_signals()
         super().__init__(self._driver)
@@ -73,6 +75,8 @@ class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
         if self.is_closed():
             return
         self._drop_signal_handlers()
+        if self._files is not None:
+            self._files.close()
         self._close_core()
         self._close_executor()
 

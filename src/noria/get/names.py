@@ -14,6 +14,7 @@ from yarl import URL
 
 PART_ENDING = ".part"
 
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")  # what is safe without a closer look
 _FALLBACK = "index.html"  # for URLs that end in a slash, as wget does it
 _MAX_BYTES = 255 - len(PART_ENDING) - len("-1000000")
 
@@ -55,6 +56,8 @@ def safe_name(text: str) -> str:
     Both / and \\ separate components. Characters that cannot be seen are dropped. A leading dot or hyphen
     gets an underscore before it. Long names lose their middle, not their ending.
     """
+    if _PLAIN.fullmatch(text):
+        return text
     name = re.split(r"[/\\]", text)[-1]
     name = unicodedata.normalize("NFC", name)
     # Cc control, Cf formatting (such as right-to-left override), Cs lone surrogates, Zl and Zp line
@@ -66,6 +69,18 @@ def safe_name(text: str) -> str:
     if name[0] in ".-":
         name = "_" + name
     return _shortened(name, _MAX_BYTES)
+
+
+def numbered(name: str, number: int) -> str:
+    """`name` with -`number` before its ending. A safe name stays safe."""
+    stem, ending = _split(name)
+    return f"{stem}-{number}{ending}"
+
+
+def is_form_of(name: str, wanted: str) -> bool:
+    """Whether `name` is `wanted` or a numbered form of it."""
+    stem, ending = _split(wanted)
+    return name == wanted or re.fullmatch(rf"{re.escape(stem)}-\d+{re.escape(ending)}", name) is not None
 
 
 class Names:
@@ -84,8 +99,7 @@ class Names:
         claimed = name
         while self._is_taken(claimed):
             number = self._number[name] = self._number.get(name, 1) + 1
-            stem, ending = _split(name)
-            claimed = f"{stem}-{number}{ending}"
+            claimed = numbered(name, number)
         self._taken.add(claimed)
         return claimed
 
