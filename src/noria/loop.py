@@ -21,8 +21,8 @@ class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
     """noria's event loop, an asyncio.AbstractEventLoop.
 
     driver: "epoll", "io_uring", or None to take the environment variable NORIA_DRIVER or else the default, epoll. Where
-    the kernel does not allow io_uring the loop gets epoll (`noria info` tells why). Raises ValueError for a driver there
-    is not.
+    the kernel does not allow io_uring the loop gets epoll (`noria info` tells why). Raises ValueError for a driver
+    there is not.
     """
 
     # Kept out of the instance's dict, which stays unmade until a program sets an attribute of its own: the interpreter

@@ -11,7 +11,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -242,7 +241,6 @@ async def test_more_at_once_than_there_are_buffers() -> None:
             peer.transport.get_extra_info("socket").fileno(), socket.AF_INET, socket.SOCK_STREAM
         ) as s:
             s.sendall(b"y" * 9000)
-    time.sleep(0.05)  # the loop sees all of it at once
     await until(lambda: all(len(peer.got) == 9000 for peer in far))
     await end(server, *near, *far)
 
@@ -451,8 +449,8 @@ def test_a_forked_child_touches_no_ring() -> None:
             finally:
                 os._exit(status)
         near[0].transport.write(b" after")
-        while os.waitpid(child, os.WNOHANG)[0] == 0:
-            await asyncio.sleep(0.001)
+        _, status = await loop.run_in_executor(None, os.waitpid, child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
         await until(lambda: near[0].got == b"before after")
         await end(server, *near, *far)
 

@@ -51,13 +51,13 @@ from noria.io.ring cimport (
     SETUP_R_DISABLED, SETUP_SINGLE_ISSUER, SETUP_SUBMIT_ALL, SETUP_TASKRUN_FLAG, SQE_BUFFER_SELECT, noria_buffers,
     noria_buffers_free, noria_buffers_give, noria_buffers_open, noria_buffers_publish, noria_cqe, noria_ring,
     noria_ring_clear, noria_ring_close, noria_ring_completions, noria_ring_cqe, noria_ring_enable, noria_ring_enter,
-    noria_ring_idle, noria_ring_open, noria_ring_probe, noria_ring_seen, noria_ring_sqe, noria_ring_submit, noria_ring_tell, noria_ring_telling,
-    noria_ring_waiting, noria_sqe,
+    noria_ring_idle, noria_ring_open, noria_ring_overflown, noria_ring_probe, noria_ring_seen, noria_ring_sqe,
+    noria_ring_submit, noria_ring_tell, noria_ring_telling, noria_ring_waiting, noria_sqe,
 )
 from noria.io.sys cimport (
-    EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE, ENFILE, ENOBUFS, ENOSYS, EPOLL_CTL_DEL, EPOLLET, EPOLLIN, ETIME, MSG_DONTWAIT,
-    MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl, epoll_event, errno, eventfd, getpeername, sockaddr, sockaddr_storage,
-    socklen_t,
+    EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE, ENFILE, ENOBUFS, ENOSYS, EPOLLET,
+    EPOLLIN, EPOLL_CTL_DEL, ETIME, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl,
+    epoll_event, errno, eventfd, getpeername, sockaddr, sockaddr_storage, socklen_t,
 )
 
 import os
@@ -444,6 +444,11 @@ cdef class UringDriver(EpollDriver):
             self.settle_all()
             if noria_ring_waiting(&self.uring):
                 noria_ring_enter(&self.uring, 0, 0)
+            while noria_ring_overflown(&self.uring):
+                # Nobody may ask for long, or another thread's ring: what was sent must be known by then.
+                self.reap(True)
+                if noria_ring_enter(&self.uring, 0, 0) < 0:
+                    break
         return 0
 
     # Waiting.
@@ -454,6 +459,8 @@ cdef class UringDriver(EpollDriver):
         if self.aloft == 0 and not self.due or self.abandoned or not self.have_ring():
             return EpollDriver.wait(self, timeout, defer)
         self.settle_all()
+        if self.due:
+            timeout = 0  # the kernel takes no more before its completions have been reaped
         if self.outside >= OUTSIDE and not self.listening:
             return self.wait_outside(timeout, defer)
         if self.inside:
@@ -569,7 +576,7 @@ cdef class UringDriver(EpollDriver):
                 if channel.wants & WANT_IN:
                     self.hand(channel, WANT_IN, defer)
         finally:
-            if flags & CQE_F_BUFFER:
+            if flags & CQE_F_BUFFER and self.buffers.space != NULL:  # none in a child forked meanwhile
                 noria_buffers_give(&self.buffers, buffer)
                 noria_buffers_publish(&self.buffers)
         if channel.reading == IDLE and channel.watched and not channel.over:
@@ -609,7 +616,7 @@ cdef class UringDriver(EpollDriver):
             self.hand(channel, WANT_IN, False)
         finally:
             if channel.here_size:
-                if channel.watched:
+                if channel.watched and not self.abandoned:
                     self.keep(channel, channel.here, channel.here_size, True)
                     if channel.wants & WANT_IN:
                         self.again(channel)
@@ -718,6 +725,8 @@ cdef class UringDriver(EpollDriver):
         cdef char* data
         if channel.kind == ANY:
             return EpollDriver.receive(self, channel, where, room)
+        if self.abandoned:
+            return -EAGAIN  # the buffers are gone
         if channel.here_size:
             data = channel.here
             n = channel.here_size
