@@ -5,15 +5,33 @@
     async for result in download_all(urls, "papers"):
         print(result.url, result.path or result.error)
 
-`engine` runs the downloads; `target`, `options` and `results` are what goes in and comes out; `journal` keeps
-the state of a run; `store` and `partfile` write; `names` finds safe file names; `retry` decides about another
-attempt; `failures` puts errors into words; `sources` reads lists of URLs; `progress` and `command` are the
-command line. Needs the extra `noria[get]`: aiohttp, and rich for the command.
+`engine` runs the downloads; `target`, `options` and `results` are what goes in and comes out. `hosts` decides which
+download is next, `rates` how fast; `fetch` is one download, `client` one request with its `redirects` and
+`credentials`, `ranges`, `digests` and `decoding` what is in an answer. `journal` keeps the state of a run; `sink`,
+`store` and `partfile` write; `names` finds safe file names; `retry` decides about another attempt; `failures`
+puts errors into words; `sources` reads lists of URLs; `progress` and `command` are the command line. Needs the
+extra `noria[get]`: aiohttp, and rich for the command.
 """
 
 from noria.get.engine import Downloader, download, download_all
+from noria.get.journal import Journal, JournalError, JournalStatus
 from noria.get.options import Options
 from noria.get.results import Activity, Result, Transfer
+from noria.get.store import LocalStore, Store
 from noria.get.target import Target
 
-__all__ = ["Activity", "Downloader", "Options", "Result", "Target", "Transfer", "download", "download_all"]
+__all__ = [
+    "Activity",
+    "Downloader",
+    "Journal",
+    "JournalError",
+    "JournalStatus",
+    "LocalStore",
+    "Options",
+    "Result",
+    "Store",
+    "Target",
+    "Transfer",
+    "download",
+    "download_all",
+]

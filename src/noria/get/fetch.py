@@ -100,6 +100,10 @@ class Fetcher:
             raise job.failure
         try:
             return await self._fetch(job, transfer)
+        except asyncio.CancelledError:
+            if self.journal is None and (job.have or job.segments):  # kept between two attempts
+                await asyncio.shield(self._blocking(lambda: self.store.remove_part(job.name)))
+            raise
         except JournalError as error:
             raise Failure(str(error), kind="disk") from None
         except Failure as failure:
