@@ -167,9 +167,14 @@ def printable(text: str, limit: int = 300) -> str:
     return safe if len(safe) <= limit else safe[:limit] + "..."
 
 
+def without_password(text: str) -> str:
+    """`text`, a URL or what was taken for one, with asterisks for its password."""
+    return re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1***@", text)
+
+
 def shown_url(text: str) -> str:
     """`text`, a URL or what was taken for one, fit to be shown: without its password."""
-    return printable(re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1***@", text), 2000)
+    return printable(without_password(text), 2000)
 
 
 def _ssl_reason(error: Exception) -> str:
