@@ -147,7 +147,7 @@ class LeanSession:
         if response.status in _REDIRECTS and (follow or "Set-Cookie" in response.headers):
             response.close()
             if not follow:
-                self._origins[(url.scheme, url.raw_authority)] = None  # aiohttp remembers cookies
+                origin.unsuited = True  # aiohttp remembers cookies
             raise Unsuited
         return response
 

@@ -56,9 +56,9 @@ def safe_name(text: str) -> str:
     Both / and \\ separate components. Characters that cannot be seen are dropped. A leading dot or hyphen
     gets an underscore before it. Long names lose their middle, not their ending.
     """
-    if _PLAIN.fullmatch(text):
-        return text
     name = re.split(r"[/\\]", text)[-1]
+    if _PLAIN.fullmatch(name):
+        return name
     name = unicodedata.normalize("NFC", name)
     # Cc control, Cf formatting (such as right-to-left override), Cs lone surrogates, Zl and Zp line
     # separators.

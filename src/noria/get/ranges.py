@@ -2,6 +2,7 @@
 server says which bytes it sends, and how a file is cut into segments.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -85,11 +86,15 @@ def _is_strong(etag: str) -> bool:
 
 def _is_past(modified: str, date: str | None) -> bool:
     try:
-        return date is not None and (
-            parsedate_to_datetime(date).timestamp() - parsedate_to_datetime(modified).timestamp() >= 1
-        )
+        return date is not None and (_moment(date) - _moment(modified) >= 1)
     except (ValueError, OverflowError):
         return False
+
+
+@functools.lru_cache(64)
+def _moment(date: str) -> float:
+    """Unix time. The same Date comes with each answer of a second."""
+    return parsedate_to_datetime(date).timestamp()
 
 
 def _short(value: str | None) -> str | None:
