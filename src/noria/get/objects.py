@@ -20,9 +20,11 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
+from urllib.parse import unquote, urlsplit
 
 from noria.get.failures import printable
 from noria.get.names import PART_ENDING
+from noria.get.store import LocalStore, Stamp
 
 _MIB = 1 << 20
 _BLOCK = 5 * _MIB  # of memory for each upload under way; S3 takes no smaller parts
@@ -49,7 +51,8 @@ class FsspecStore:
     takes it by itself. Raises ValueError if no file system is known for the URL or its package is not installed.
     """
 
-    threads: Final = 32  # that writing may block at a time: each waits for the network, none for a disk
+    seekable = False
+    threads: Final = 32  # that may block at a time: each waits for the network, none for a disk
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         try:
@@ -72,7 +75,7 @@ class FsspecStore:
     def __reduce__(self) -> tuple[Any, ...]:
         return FsspecStore, (self.url, self._options)
 
-    def location(self, name: str) -> str:
+    def where(self, name: str) -> str:
         """Where the file `name` is, as a URL without credentials."""
         return f"{shown(self.url)}/{name}"
 
@@ -95,9 +98,40 @@ class FsspecStore:
             self._fs.invalidate_cache(self._root)
             return bool(self._fs.exists(self._path(name)))
 
-    def open(self, name: str, *, overwrite: bool = False) -> "ObjectPart":
-        """What writes the file `name`. Nothing is opened before there is something to write."""
+    def stamp(self, name: str) -> Stamp | None:
+        """Of the complete file `name`; the time of its last change is left out. Raises OSError."""
+        with self._os_errors("look for", name):
+            self._fs.invalidate_cache(self._root)
+            try:
+                found = self._fs.info(self._path(name))
+            except FileNotFoundError:
+                return None
+            return Stamp(int(found["size"] or 0), 0) if found["type"] == "file" else None
+
+    def part_stamp(self, name: str) -> None:
+        """Nothing is ever kept."""
+        return
+
+    def open(
+        self, name: str, *, overwrite: bool, resume: int = 0, size: int | None = None, fsync: bool = False
+    ) -> "ObjectPart":
+        """What writes the file `name`. Nothing is opened before there is something to write.
+
+        resume must be 0 and size None, as the store is not `seekable`; fsync is what such places do anyway.
+        """
+        if resume or size is not None:
+            raise ValueError(f"{self.where(name)} can only be written from its beginning to its end")
         return ObjectPart(self, name, overwrite)
+
+    def read_part(self, name: str, offset: int, size: int) -> bytes:
+        """Raises OSError: nothing is ever kept."""
+        raise FileNotFoundError(f"there is no part of {self.where(name)}")
+
+    def remove_part(self, name: str) -> None:
+        """Remove what a process that was killed left, where that can be seen."""
+        if not self._atomic:
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(self._path(name + PART_ENDING))
 
     # What follows is for ObjectPart.
 
@@ -106,7 +140,7 @@ class FsspecStore:
 
     def _start(self, name: str, overwrite: bool) -> _Writable:
         if not overwrite and self.exists(name):
-            raise FileExistsError(f"{self.location(name)} exists")
+            raise FileExistsError(f"{self.where(name)} exists")
         with self._os_errors("write", name):
             if not self._atomic:
                 file = self._fs.open(self._path(name + PART_ENDING), "wb")
@@ -127,7 +161,7 @@ class FsspecStore:
         except OSError:
             # S3 has one answer for all conditions that do not hold; ours is that there was no such file.
             if not overwrite and self._atomic and self.exists(name):
-                raise FileExistsError(f"{self.location(name)} exists") from None
+                raise FileExistsError(f"{self.where(name)} exists") from None
             raise
 
     def _abort(self, file: Any, name: str) -> None:
@@ -147,7 +181,7 @@ class FsspecStore:
         try:
             yield
         except Exception as error:
-            place = self.location(name) if name else shown(self.url)
+            place = self.where(name) if name else shown(self.url)
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             message = f"cannot {what} {place}: {printable(_without(self._secrets(), reason))}"
             if isinstance(error, FileExistsError):
@@ -172,13 +206,13 @@ class ObjectPart:
     """
 
     def __init__(self, store: FsspecStore, name: str, overwrite: bool) -> None:
-        self.path = store.location(name)
+        self.path = store.where(name)
         self._store = store
         self._name = name
         self._overwrite = overwrite
         self._file: _Writable | None = None
         self._size = 0
-        self._over = False
+        self._finished = False
         self._lock = threading.Lock()
 
     def write(self, chunks: Sequence[bytes]) -> None:
@@ -190,26 +224,39 @@ class ObjectPart:
         with self._lock:
             self._append(chunks)
 
-    def complete(self, chunks: Sequence[bytes]) -> None:
-        """Append `chunks`, the last ones, and have the file appear. Raises as `write` does."""
+    def write_at(self, offset: int, chunks: Sequence[bytes]) -> None:
+        """Raises OSError: the store is not `seekable`."""
+        raise OSError(f"{self.path} can only be written from its beginning to its end")
+
+    def finish(self, chunks: Sequence[bytes]) -> Stamp:
+        """Append `chunks`, the last ones. Raises as `write` does."""
         with self._lock:
             self._append(chunks)
+            self._finished = True
+            return Stamp(self._size, 0)
+
+    def publish(self, mtime: float | None = None) -> None:
+        """After `finish`: have the file appear; `mtime` is left out. Raises as `write` does."""
+        with self._lock:
             assert self._file is not None
             self._store._finish(self._file, self._name, self._overwrite)
             self._file = None
-            self._over = True
+
+    def keep(self) -> None:
+        """As `discard`: nothing can be gone on with."""
+        self.discard()
 
     def discard(self) -> None:
-        """Give up and leave nothing, unless `complete` has succeeded. Raises nothing."""
+        """Give up and leave nothing, unless `publish` has succeeded. Raises nothing."""
         with self._lock:
-            self._over = True
+            self._finished = True
             file, self._file = self._file, None
             if file is not None:
                 with contextlib.suppress(Exception):  # the failure that led here is reported either way
                     self._store._abort(file, self._name)
 
     def _append(self, chunks: Sequence[bytes]) -> None:
-        if self._over:
+        if self._finished:
             raise ValueError(f"{self.path} is closed")
         if self._file is None:
             self._file = self._store._start(self._name, self._overwrite)
@@ -221,6 +268,15 @@ class ObjectPart:
             # A multiple of a MiB, as Google's storage takes nothing odd.
             grown = self._size // _BLOCKS_OF_A_SIZE // _MIB * _MIB
             self._file.blocksize = max(_BLOCK, grown)  # type: ignore[attr-defined]
+
+
+def make_store(output: str | os.PathLike[str]) -> LocalStore | FsspecStore:
+    """The store for `output`: a directory, `file://` and a directory, or any other URL that fsspec takes."""
+    if not isinstance(output, str) or not is_url(output):
+        return LocalStore(output)
+    if output.lower().startswith("file://"):
+        return LocalStore(unquote(urlsplit(output).path) or "/")
+    return FsspecStore(output)
 
 
 def shown(url: str) -> str:
