@@ -4,6 +4,8 @@ pytest's `-ra` (pyproject.toml) ends each run with the list of all tests that we
 with reasons. A test that cannot run must take that way out, with a reason, so that this list is complete.
 """
 
+import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +16,34 @@ from noria.demo.pdf import make_pdf
 from support.certs import Authority, Identity
 from support.leaks import no_descriptors_left
 from support.nginx import Nginx
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "once: takes long and says the same on every interpreter and driver; left out where NORIA_TEST_ONCE=0",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("NORIA_TEST_ONCE") == "0":
+        reason = "NORIA_TEST_ONCE=0: it says the same elsewhere and takes long; it runs where this is not set"
+        for item in items:
+            if item.get_closest_marker("once"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported and collected out of the many collections that tests ask for."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """For plugins that ask the collector who refers to what (hypothesis)."""
+    gc.unfreeze()
+
 
 # The text downloads these five; sizes in bytes, chosen to be no multiple of any buffer.
 PDF_SIZES = {

@@ -11,6 +11,7 @@ import asyncio as _asyncio
 from asyncio import *  # noqa: F403
 from asyncio import __all__ as _asyncio_all
 from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 
 from noria.core.factories import (
     create_eager_task_factory as create_eager_task_factory,
@@ -95,11 +96,21 @@ __all__ = sorted(
 )
 
 
-def __getattr__(name: str) -> object:
-    if name == "get":  # needs its extra, so it is imported when first asked for
-        return _import_module("noria.get")
-    if not name.startswith("__") and hasattr(
-        _asyncio, name
-    ):  # asyncio's submodules and names outside __all__
-        return getattr(_asyncio, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+class _Later(_ModuleType):
+    """A submodule that is imported when something in it is first asked for; then the real one takes its place."""
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # whoever looks a module over does not ask for anything in it
+            raise AttributeError(f"module {self.__name__!r} is not imported yet")
+        return getattr(_import_module(self.__name__), name)
+
+
+# Not by a __getattr__ of this module: with one, the interpreter looks up every `noria.sleep` the slow way.
+get = _Later("noria.get")  # needs its extra
+globals().update(  # asyncio's submodules, and names outside its __all__
+    {
+        _name: _value
+        for _name, _value in vars(_asyncio).items()
+        if not _name.startswith("__") and _name not in globals()
+    }
+)

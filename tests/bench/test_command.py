@@ -128,7 +128,7 @@ def test_ctrl_c_shows_what_was_measured_so_far():
     command = [*NORIA, "--loops", "noria", "--only", "future", "--rounds", "10000", "--seconds", "0.02"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
-        while _children_seen(process.pid) < 2 and time.monotonic() < deadline:
+        while _children_seen(process.pid) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=60)

@@ -304,6 +304,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@pytest.mark.once
 def test_a_thousand_small_files_and_a_huge_one_in_little_memory(
     start_nginx: Callable[..., Nginx], big_directory: Path
 ) -> None:

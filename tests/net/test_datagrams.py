@@ -619,6 +619,85 @@ def test_an_interrupt_within_a_batch_loses_no_datagram(after: int) -> None:
         loop.close()
 
 
+# What is sent in the middle of a batch goes out together with the rest of it, and nobody can tell.
+
+
+@pytest.mark.parametrize("then", ["nothing", "close", "abort", "pause", "interrupt", "nested"])
+def test_what_is_answered_within_a_batch_goes_out_in_order_whatever_comes_then(then: str) -> None:
+    class Answering(Doing):
+        far: socket.socket
+
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            if data:
+                self.transport.sendto(data, self.far.getsockname())
+                self.transport.sendto(bytearray(data), self.far.getsockname())
+            super().datagram_received(data, addr)
+
+        def act(self) -> None:
+            if then == "interrupt":
+                raise KeyboardInterrupt
+            if then == "nested":  # the answers are on their way although the batch is not through
+                loop_().run_until_complete(arrived(self.far, 5))
+            elif then != "nothing":
+                getattr(self.transport, "pause_reading" if then == "pause" else then)()
+
+    async def arrived(far: socket.socket, count: int) -> None:
+        async with asyncio.timeout(10):
+            for data in numbered(count):
+                assert await loop_().sock_recv(far, 100) == data
+                assert await loop_().sock_recv(far, 100) == data
+
+    loop = noria.new_event_loop()
+    try:
+        with plain("ipv4", Path()) as far:
+            Answering.far = far
+            transport, protocol = loop.run_until_complete(fed(Answering))
+            if then == "interrupt":
+                with pytest.raises(KeyboardInterrupt):
+                    loop.run_until_complete(until(lambda: len(protocol.received) == 40))
+            loop.run_until_complete(until(lambda: len(protocol.received) >= 5))
+            if then == "nested":
+                loop.run_until_complete(until(lambda: len(protocol.received) == 40))
+                for data in numbered(40)[5:]:
+                    assert far.recv(100) == far.recv(100) == data
+            else:
+                loop.run_until_complete(arrived(far, 5 if then in ("close", "abort", "pause") else 40))
+            assert transport.get_write_buffer_size() == 0
+            transport.close()
+            assert loop.run_until_complete(protocol.lost) is None
+    finally:
+        loop.close()
+
+
+def test_a_datagram_that_cannot_be_sent_from_within_a_batch_is_told_and_the_others_go_out() -> None:
+    class Answering(Doing):
+        far: socket.socket
+
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            super().datagram_received(data, addr)
+            if data:
+                bad = len(self.received) % 10 == 3
+                self.transport.sendto(data, ("127.0.0.1", 0) if bad else self.far.getsockname())
+
+        def act(self) -> None:
+            pass
+
+    @on_noria
+    async def program() -> None:
+        with plain("ipv4", Path()) as far:
+            Answering.far = far
+            transport, protocol = await fed(Answering)
+            expected = [data for n, data in enumerate(numbered(40), 1) if n % 10 != 3]
+            async with asyncio.timeout(10):
+                assert [await loop_().sock_recv(far, 100) for _ in expected] == expected
+            assert [type(error) for error in protocol.errors] == [OSError] * 4
+            assert {error.errno for error in protocol.errors} == {errno.EINVAL}
+            transport.close()
+            await protocol.lost
+
+    program()
+
+
 @on_noria
 async def test_a_protocol_changed_within_a_batch_gets_the_rest() -> None:
     class Changing(Doing):

@@ -127,9 +127,12 @@ def kinds_of_objects() -> Counter[str]:
         150 * KINDS,
         pytest.param(
             1400 * KINDS,
-            marks=pytest.mark.skipif(
-                os.environ.get("NORIA_TEST_ALL") != "1", reason="takes a minute; NORIA_TEST_ALL=1 runs it"
-            ),
+            marks=[
+                pytest.mark.once,
+                pytest.mark.skipif(
+                    os.environ.get("NORIA_TEST_ALL") != "1", reason="takes a minute; NORIA_TEST_ALL=1 runs it"
+                ),
+            ],
         ),
     ],
 )

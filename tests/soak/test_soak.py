@@ -28,6 +28,7 @@ def test_a_short_soak_finds_nothing_wrong() -> None:
         assert f"\n{kind} " in done.stdout, f"no operation of the kind {kind}:\n{done.stdout}"
 
 
+@pytest.mark.once  # what is tried is the soak, not noria
 @pytest.mark.parametrize(
     ("defect", "said"),
     [

@@ -67,6 +67,7 @@ def test_what_that_program_asserts_also_holds_when_it_runs(tmp_path: Path) -> No
     run(str(HERE / "program.py"), str(tmp_path), cwd=tmp_path)
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("mypy")
 def test_the_stubs_say_what_the_compiled_modules_have(tmp_path: Path) -> None:
     assert COMPILED, f"no compiled module under {PACKAGE}"

@@ -17,16 +17,21 @@ cdef class Future(Ready):
     cdef object first_context
     # the others: (callback, context); context None marks a waiting task, WATCHES a compiled object that is told
     cdef list rest
-    cdef object message          # of cancel()
-    cdef object source_tb
-    cdef dict extra              # attributes that programs set
+    cdef dict extra              # attributes that programs set; also what hardly any future has (`keep`)
     cdef object __weakref__
-    cdef char state              # char, not bint, which is an int: a future is 16 bytes smaller
+    # char, not bint, which is an int; and those of subclasses among them, since a subclass's own fields begin at a
+    # multiple of eight: a task and a waiter are 8 bytes smaller
+    cdef char state
     cdef char blocking           # yielded to a task that has not yet looked at it
     cdef char unseen             # has an exception nobody asked for
+    cdef char must_cancel        # Task: throw CancelledError in at the next step
+    cdef char log_destroy        # Task: report it if it is dropped before its end
+    cdef char stage              # Waiter
 
     cdef int attach(self, object loop) except -1
     cdef int check_alive(self) except -1
+    cdef object kept(self, str name)
+    cdef int keep(self, str name, object value) except -1
     cdef int wait_by(self, Ready task) except -1
     cdef int on_done(self, object callback, object context) except -1
     cdef int watch(self, Ready watcher) except -1

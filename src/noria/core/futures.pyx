@@ -62,9 +62,9 @@ cdef class Future(Ready):
         if isinstance(loop, Wheel):
             self.wheel = <Wheel>loop
             if self.wheel.debug:
-                self.source_tb = _format.extract_stack(sys._getframe(0))
+                self.keep("_source_traceback", _format.extract_stack(sys._getframe(0)))
         elif loop.get_debug():
-            self.source_tb = _format.extract_stack(sys._getframe(0))
+            self.keep("_source_traceback", _format.extract_stack(sys._getframe(0)))
         return 0
 
     cdef int check_alive(self) except -1:
@@ -80,8 +80,8 @@ cdef class Future(Ready):
                 "exception": self.error,
                 "future": self,
             }
-            if self.source_tb:
-                report["source_traceback"] = self.source_tb
+            if self._source_traceback:
+                report["source_traceback"] = self._source_traceback
             self.loop.call_exception_handler(report)
 
     # Attributes that programs hang on futures. Kept out of the way: nothing is allocated until one is set.
@@ -100,6 +100,20 @@ cdef class Future(Ready):
             if self.extra is None:
                 self.extra = {}
             self.extra[name] = value
+
+    cdef object kept(self, str name):
+        # What `keep` kept, or None.
+        return None if self.extra is None else self.extra.get(name)
+
+    cdef int keep(self, str name, object value) except -1:
+        # Of ours, under the name of the property that shows it.
+        if value is not None:
+            if self.extra is None:
+                self.extra = {}
+            self.extra[name] = value
+        elif self.extra is not None:
+            self.extra.pop(name, None)
+        return 0
 
     def __delattr__(self, name):
         if self.extra is not None and name in self.extra:
@@ -166,15 +180,15 @@ cdef class Future(Ready):
 
     @property
     def _source_traceback(self):
-        return self.source_tb
+        return self.kept("_source_traceback")
 
     @property
     def _cancel_message(self):
-        return self.message
+        return self.kept("_cancel_message")
 
     @_cancel_message.setter
     def _cancel_message(self, value):
-        self.message = value
+        self.keep("_cancel_message", value)
 
     def _make_cancelled_error(self):
         """The CancelledError to raise: the one that ended the task if there is one, else a new one."""
@@ -194,8 +208,9 @@ cdef class Future(Ready):
             if len(shown) > 2:
                 shown[1:-1] = [f"<{len(shown) - 2} more>"]
             info.append(f"cb=[{', '.join(shown)}]")
-        if self.source_tb:
-            frame = self.source_tb[-1]  # by name: frame[0] reads the source, which fails while the interpreter ends
+        trace = self.kept("_source_traceback")
+        if trace:
+            frame = trace[-1]  # by name: frame[0] reads the source, which fails while the interpreter ends
             info.append(f"created at {frame.filename}:{frame.lineno}")
         return info
 
@@ -413,7 +428,7 @@ cdef class Future(Ready):
         if self.state != PENDING:
             return False
         self.state = CANCELLED
-        self.message = message
+        self.keep("_cancel_message", message)
         self.finish()
         return True
 
@@ -440,10 +455,9 @@ cdef class Future(Ready):
         error = self.error_origin if self.state == CANCELLED else None  # asyncio.gather also asks others
         if error is not None:
             self.error_origin = None  # no cycle through the traceback
-        elif self.message is None:
-            error = CancelledError()
         else:
-            error = CancelledError(self.message)
+            message = self.kept("_cancel_message")
+            error = CancelledError() if message is None else CancelledError(message)
         return error
 
 

@@ -13,8 +13,6 @@ cdef class Task(Future):
     cdef object thrown           # to be thrown in at the next step
     cdef Py_ssize_t cancels      # cancel() requests less uncancel()s
     cdef Link place              # in the loop's list of unfinished tasks
-    cdef bint must_cancel
-    cdef bint log_destroy
 
     cdef int begin(self, object coro, object loop, object name, object context, bint eager) except -1
     cdef int unlink(self) noexcept

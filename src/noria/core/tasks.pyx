@@ -146,8 +146,8 @@ cdef class Task(Future):
         if self.state == PENDING and self.log_destroy and self.loop is not None:
             self.unlink()  # whoever keeps the report must not see it among the tasks to be cancelled
             report = {"task": self, "message": "Task was destroyed but it is pending!"}
-            if self.source_tb:
-                report["source_traceback"] = self.source_tb
+            if self._source_traceback:
+                report["source_traceback"] = self._source_traceback
             self.loop.call_exception_handler(report)
         Future.__del__(self)
 
@@ -171,7 +171,7 @@ cdef class Task(Future):
 
     @property
     def _must_cancel(self):
-        return self.must_cancel
+        return self.must_cancel != 0
 
     @property
     def _num_cancels_requested(self):
@@ -179,7 +179,7 @@ cdef class Task(Future):
 
     @property
     def _log_destroy_pending(self):
-        return self.log_destroy
+        return self.log_destroy != 0
 
     @_log_destroy_pending.setter
     def _log_destroy_pending(self, value):
@@ -251,7 +251,7 @@ cdef class Task(Future):
                 above.must_cancel = True  # what it waited for is done, and it is to be woken
                 return True
             task.cancels += 1
-            task.message = msg
+            task.keep("_cancel_message", msg)
             if type(task.waiting) is not Task:
                 if task.waiting is None or not task.wait_cancel():
                     task.must_cancel = True
@@ -315,13 +315,14 @@ cdef class Task(Future):
     cdef int wait_cancel(self) except -1:
         # Pass a cancellation on to what the task waits for. 1 if that took it.
         waiting = self.waiting
+        message = self.kept("_cancel_message")
         if type(waiting) is Task:
-            return (<Task>waiting).request_cancel(self.message)
+            return (<Task>waiting).request_cancel(message)
         if is_native(waiting):
-            return (<Future>waiting).stop(self.message)
+            return (<Future>waiting).stop(message)
         Py_EnterRecursiveCall(" while cancelling a task")
         try:
-            return bool(waiting.cancel(msg=self.message))
+            return bool(waiting.cancel(msg=message))
         finally:
             Py_LeaveRecursiveCall()
 
@@ -400,7 +401,7 @@ cdef class Task(Future):
             if self.must_cancel:
                 # cancelled in its last moments
                 self.must_cancel = False
-                self.stop(self.message)
+                self.stop(self.kept("_cancel_message"))
             else:
                 self.value = result
                 self.state = FINISHED

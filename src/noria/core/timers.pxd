@@ -11,9 +11,8 @@ cdef class TimerHandle(Handle):
 
 cdef struct Slot:
     double at
-    uint64_t order               # ties: first come, first served
+    uint64_t order               # ties: first come, first served; the lowest 16 bits say where in the item `place` is
     PyObject* item               # owned, Ready
-    Py_ssize_t* place            # a field of the item: where it is told the number of its slot
 
 cdef class Timers:
     cdef object visited          # nothing: an object field makes this a type the garbage collector visits

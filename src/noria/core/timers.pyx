@@ -8,6 +8,7 @@ or two. Equal deadlines run in the order they were set.
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc, inquiry
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint64_t
 
 from noria.core.handles cimport Handle
 from noria.core.wheel cimport Ready, Wheel, push
@@ -91,6 +92,11 @@ cdef class TimerHandle(Handle):
         return NotImplemented
 
 
+cdef inline Py_ssize_t* place_of(Slot* slot) noexcept:
+    # The item's field that is told the number of its slot.
+    return <Py_ssize_t*>(<char*>slot.item + (slot.order & 0xFFFF))
+
+
 cdef inline bint before(Slot* a, Slot* b) noexcept:
     return a.at < b.at or (a.at == b.at and a.order < b.order)
 
@@ -102,7 +108,7 @@ cdef class Timers:
     def __dealloc__(self):
         cdef Py_ssize_t i
         for i in range(self.count):
-            self.slots[i].place[0] = -1
+            place_of(&self.slots[i])[0] = -1
             Py_DECREF(<object>self.slots[i].item)
         PyMem_Free(self.slots)
 
@@ -117,9 +123,8 @@ cdef class Timers:
             self.room = 2 * self.room + 16
         self.orders += 1
         slot.at = at
-        slot.order = self.orders
+        slot.order = self.orders << 16 | <uint64_t>(<char*>place - <char*><PyObject*>item)
         slot.item = <PyObject*>item
-        slot.place = place
         Py_INCREF(item)
         self.count += 1
         self.up(self.count - 1, slot)
@@ -128,7 +133,7 @@ cdef class Timers:
     cdef int drop(self, Py_ssize_t i) except -1:
         cdef PyObject* item = self.slots[i].item
         cdef Slot last
-        self.slots[i].place[0] = -1
+        place_of(&self.slots[i])[0] = -1
         self.count -= 1
         if i != self.count:
             last = self.slots[self.count]
@@ -155,10 +160,10 @@ cdef class Timers:
             if not before(&slot, &self.slots[parent]):
                 break
             self.slots[i] = self.slots[parent]
-            self.slots[i].place[0] = i
+            place_of(&self.slots[i])[0] = i
             i = parent
         self.slots[i] = slot
-        slot.place[0] = i
+        place_of(&slot)[0] = i
 
     cdef void down(self, Py_ssize_t i, Slot slot) noexcept:
         cdef Py_ssize_t child, least, end
@@ -176,10 +181,10 @@ cdef class Timers:
             if not before(&self.slots[least], &slot):
                 break
             self.slots[i] = self.slots[least]
-            self.slots[i].place[0] = i
+            place_of(&self.slots[i])[0] = i
             i = least
         self.slots[i] = slot
-        slot.place[0] = i
+        place_of(&slot)[0] = i
 
     cdef int due(self, Wheel wheel, double now) except -1:
         # Queue everything whose time has come.

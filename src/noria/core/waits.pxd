@@ -14,8 +14,6 @@ cdef enum Stage:
     OVER
 
 cdef class Waiter(Future):
-    cdef char stage
-
     cdef int begin(self) except -1
     cdef int again(self) except -1
     cdef int dropped(self, object error) except -1

@@ -29,12 +29,32 @@ import warnings
 
 import asyncio.events
 
-cdef object get_running_loop = asyncio.events.get_running_loop
+cdef extern from *:
+    """
+    /* asyncio.get_running_loop is in C and takes nothing: called as what it is, it costs half. */
+    static PyObject *running_loop_of;
+    static PyCFunction running_loop_plainly;
+    static void noria_find_running_loop(PyObject *function) {
+        running_loop_of = function;
+        if (PyCFunction_CheckExact(function) && PyCFunction_GET_FLAGS(function) == METH_NOARGS)
+            running_loop_plainly = PyCFunction_GET_FUNCTION(function);
+    }
+    static inline PyObject *noria_running_loop(void) {
+        if (running_loop_plainly != NULL)
+            return running_loop_plainly(PyCFunction_GET_SELF(running_loop_of), NULL);
+        return PyObject_CallNoArgs(running_loop_of);
+    }
+    """
+    void noria_find_running_loop(object function)
+    object noria_running_loop()
+
+cdef object get_running_loop = asyncio.events.get_running_loop  # kept: the C code above borrows it
+noria_find_running_loop(get_running_loop)
 
 
 cdef object running_loop():
     # The loop that runs in this thread. Raises RuntimeError if there is none.
-    return get_running_loop()
+    return noria_running_loop()
 
 
 cdef class Waiter(Future):
@@ -63,7 +83,7 @@ cdef class Waiter(Future):
         self.state = PENDING
         self.value = None
         self.error = self.error_origin = None
-        self.message = None
+        self.keep("_cancel_message", None)
         self.unseen = False
         return 0
 
@@ -96,7 +116,6 @@ cdef class Waiter(Future):
             self.blocking = self.unseen = False
             self.wheel = None
             self.loop = self.error = self.error_origin = self.first = self.first_context = self.rest = None
-            self.message = self.source_tb = None
         return True
 
     # A coroutine to the program.

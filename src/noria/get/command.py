@@ -10,9 +10,10 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 
 import noria
-from noria.get.engine import Activity, download_all
+from noria.get.engine import download_all
 from noria.get.failures import printable
 from noria.get.progress import Report, summary
+from noria.get.results import Activity
 from noria.get.sources import read_urls
 
 OK, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130

@@ -13,7 +13,6 @@ is used.
 import asyncio
 import contextlib
 import os
-import ssl as ssl_module
 import tempfile
 from collections.abc import (
     AsyncGenerator,
@@ -22,11 +21,12 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
-    Mapping,
 )
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
 
 import aiohttp
 from yarl import URL
@@ -34,8 +34,11 @@ from yarl import URL
 from noria.get import failures
 from noria.get.failures import Failure
 from noria.get.names import Names, name_from_header, name_from_url
+from noria.get.options import Options, Settings
 from noria.get.partfile import PartFile
+from noria.get.results import Activity, Result, Transfer
 from noria.get.retry import RETRY_STATUSES, RetryPolicy, parse_retry_after
+from noria.get.target import Target
 
 _KIB = 1024
 _MIB = 1024 * _KIB
@@ -45,97 +48,27 @@ _FILE_THREADS = 4
 _SHORT_BODY = 64 * _KIB  # of an error page that is read to keep its connection
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How one download ended.
-
-    url: as it was given. path: the complete file, or None. size: its bytes. status: of the last HTTP answer,
-    or None. error: one line, or None. attempts: requests made, redirects not counted. seconds: from taking
-    the URL up to the end, waits included. skipped: nothing was fetched because the file was there.
-    """
-
-    url: str
-    path: Path | None = None
-    size: int = 0
-    status: int | None = None
-    error: str | None = None
-    attempts: int = 0
-    seconds: float = 0.0
-    skipped: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Whether the complete file is at `path`."""
-        return self.error is None
-
-
-@dataclass(eq=False, slots=True)
-class Transfer:
-    """A download under way, for displays. size and received are bytes; size is None while or if it is
-    unknown.
-    """
-
-    url: str
-    name: str = ""
-    size: int | None = None
-    received: int = 0
-    status: int | None = None
-    attempts: int = 0
-    waiting: bool = False  # for the time of the next attempt
-
-
-@dataclass(eq=False, slots=True)
-class Activity:
-    """What a run of `download_all` is doing, kept up to date by it and read by displays, from any thread.
-
-    transfers: those under way, as keys, oldest first. received: bytes of all bodies so far, failed attempts
-    included.
-    """
-
-    transfers: dict[Transfer, None] = field(default_factory=dict)
-    received: int = 0
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    size: int = 0  # bytes in the files that are done
-
-
 async def download_all(
-    urls: Iterable[str] | AsyncIterable[str],
+    targets: Iterable[str | Target] | AsyncIterable[str | Target],
     directory: str | os.PathLike[str] = ".",
-    *,
-    concurrency: int = 32,
-    retries: int = 4,
-    connect_timeout: float | None = 30.0,
-    stall_timeout: float | None = 30.0,
-    timeout: float | None = None,
-    longest_wait: float = 60.0,
-    overwrite: bool = False,
-    skip_existing: bool = False,
-    headers: Mapping[str, str] | None = None,
-    ssl: ssl_module.SSLContext | None = None,
-    activity: Activity | None = None,
+    **options: Unpack[Options],
 ) -> AsyncGenerator[Result, None]:
-    """Download `urls` into `directory`, made if missing, and yield a `Result` for each as it ends.
+    """Download `targets` into `directory`, made if missing, and yield a `Result` for each as it ends.
 
-    concurrency: downloads at a time. retries: attempts after the first. Times are in seconds, None for no
-    limit: connect_timeout bounds name lookup, connection and TLS handshake, stall_timeout the time without a
-    byte, timeout the whole of one URL with all its attempts and waits, longest_wait each wait between
-    attempts. overwrite: replace files that are there; skip_existing: take them for done; neither: they are
-    errors. headers: sent with every request. ssl: whom to trust; the system's authorities by default.
-    activity: kept up to date for a display.
-
-    `urls` is asked for the next URL when a download can start; a plain iterator is asked on the loop and
-    should not block. Whoever stops early should close the generator (`contextlib.aclosing`), which cancels
-    what is under way. Raises ValueError for a senseless argument, OSError if `directory` cannot be made or
-    written to, and what `urls` raises, once the downloads under way have ended.
+    `Options` describes the keywords. `targets` is asked for the next one when a download can start; a plain
+    iterator is asked on the loop and should not block. Whoever stops early should close the generator
+    (`contextlib.aclosing`), which cancels what is under way. Raises ValueError for a senseless argument,
+    OSError if `directory` cannot be made or written to, and what `targets` raises, once the downloads under
+    way have ended.
     """
-    if concurrency < 1:
-        raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-    if retries < 0:
-        raise ValueError(f"retries must be at least 0, not {retries}")
-    if overwrite and skip_existing:
-        raise ValueError("overwrite and skip_existing exclude each other")
+    settings = Settings(**options)
+    concurrency, ssl, activity = settings.concurrency, settings.ssl, settings.activity
+    connect_timeout, stall_timeout, timeout = (
+        settings.connect_timeout,
+        settings.stall_timeout,
+        settings.timeout,
+    )
+    _refuse_what_is_missing(settings)
     loop = asyncio.get_running_loop()
     pool = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="noria-get")
     try:
@@ -144,16 +77,16 @@ async def download_all(
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=concurrency, ssl=True if ssl is None else ssl),
             timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_read=stall_timeout),
-            headers={"User-Agent": "noria-get", **(headers or {}), "Accept-Encoding": "identity"},
+            headers={"User-Agent": "noria-get", **(settings.headers or {}), "Accept-Encoding": "identity"},
             auto_decompress=False,  # the file is what the server declares the length of
             read_bufsize=64 * _KIB,  # more costs memory in every download at once
             trust_env=_proxy_configured(),  # which costs time for every request, so not without need
         ) as session:
             run = _Run(
                 session,
-                _Source(urls),
-                _Files(folder, pool, piece, overwrite, skip_existing),
-                RetryPolicy(retries, longest=longest_wait),
+                _Source(targets),
+                _Files(folder, pool, piece, settings.overwrite, settings.skip_existing),
+                RetryPolicy(settings.retries, longest=settings.longest_wait),
                 _Limits(connect_timeout, stall_timeout, timeout),
                 activity if activity is not None else Activity(),
             )
@@ -162,6 +95,74 @@ async def download_all(
                     yield result
     finally:
         pool.shutdown(wait=False)  # idle by now, or busy with a disk that the loop must not wait for
+
+
+_MISSING = [
+    "per_host",
+    "adaptive",
+    "rate",
+    "host_rate",
+    "segments",
+    "first_byte_timeout",
+    "update",
+    "journal",
+    "fsync",
+    "decode",
+    "allow_downgrade",
+    "proxy",
+    "netrc",
+    "auth",
+    "bearer",
+    "cookies",
+    "family",
+    "max_size",
+    "content_types",
+    "checksum_files",
+    "session",
+    "store",
+]
+
+
+def _refuse_what_is_missing(settings: Settings) -> None:
+    for name in _MISSING:
+        if getattr(settings, name) not in (None, False, 0):
+            raise NotImplementedError(f"{name} is not implemented yet")
+
+
+async def download(
+    target: str | Target, directory: str | os.PathLike[str] = ".", **options: Unpack[Options]
+) -> Result:
+    """Download one target; how it ended is in the result. Raises as `download_all` does."""
+    async with contextlib.aclosing(download_all([target], directory, **options)) as results:
+        async for result in results:
+            return result
+    raise AssertionError("a target without a result")
+
+
+class Downloader:
+    """Downloads with the same options, over and over. An asynchronous context manager."""
+
+    def __init__(self, directory: str | os.PathLike[str] = ".", **options: Unpack[Options]) -> None:
+        self._directory = directory
+        self._options = options
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def download(self, target: str | Target) -> Result:
+        """As `noria.get.download`."""
+        return await download(target, self._directory, **self._options)
+
+    def download_all(
+        self, targets: Iterable[str | Target] | AsyncIterable[str | Target]
+    ) -> AsyncGenerator[Result, None]:
+        """As `noria.get.download_all`."""
+        return download_all(targets, self._directory, **self._options)
 
 
 def _prepare(directory: str) -> str:
@@ -199,8 +200,8 @@ class _Job:
 class _Source:
     """The URLs, one at a time, in order, to whoever asks first; and the names given out to them."""
 
-    def __init__(self, urls: Iterable[str] | AsyncIterable[str]) -> None:
-        self._iterator: Iterator[str] | AsyncIterator[str]
+    def __init__(self, urls: Iterable[str | Target] | AsyncIterable[str | Target]) -> None:
+        self._iterator: Iterator[str | Target] | AsyncIterator[str | Target]
         self._iterator = aiter(urls) if isinstance(urls, AsyncIterable) else iter(urls)
         self._turn = asyncio.Lock()
         self._ended = False
@@ -214,9 +215,9 @@ class _Source:
                 return None
             try:
                 if isinstance(self._iterator, AsyncIterator):
-                    text = await anext(self._iterator)
+                    target = await anext(self._iterator)
                 else:
-                    text = next(self._iterator)
+                    target = next(self._iterator)
             except (StopIteration, StopAsyncIteration):
                 self._ended = True
                 return None
@@ -224,6 +225,12 @@ class _Source:
                 self._ended = True
                 self.error = error
                 return None
+            if isinstance(target, Target):
+                if target.name or target.checksum or target.size is not None or target.headers:
+                    raise NotImplementedError("more than the URL of a Target is not implemented yet")
+                text = target.url
+            else:
+                text = target
             try:
                 url = failures.parse_url(text)
             except Failure as failure:

@@ -68,6 +68,12 @@ def safe_name(text: str) -> str:
     return _shortened(name, _MAX_BYTES)
 
 
+def numbered(name: str, number: int) -> str:
+    """`name` with -`number` before its ending. A safe name stays safe."""
+    stem, ending = _split(name)
+    return f"{stem}-{number}{ending}"
+
+
 class Names:
     """Hands out each file name once.
 
@@ -84,8 +90,7 @@ class Names:
         claimed = name
         while self._is_taken(claimed):
             number = self._number[name] = self._number.get(name, 1) + 1
-            stem, ending = _split(name)
-            claimed = f"{stem}-{number}{ending}"
+            claimed = numbered(name, number)
         self._taken.add(claimed)
         return claimed
 

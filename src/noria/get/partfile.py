@@ -2,17 +2,22 @@
 
 Everything here blocks and is meant for a thread; the event loop has no part in it. Methods of one object may
 be called from several threads, one after the other or at once: each runs to its end before the next, and
-after `discard` nothing is written any more. Promises: no file is opened before there is something to write,
-the final name appears only with the whole content behind it, a file that is already there is not replaced
-unless that was asked for, and symbolic links are not followed. Not promised: that the data has reached the
-disk when the name appears (no fsync).
+after `discard` or `keep` nothing is written any more. Promises: no file is opened before there is something
+to write, the final name appears only with the whole content behind it, a file that is already there is not
+replaced unless that was asked for, and symbolic links are not followed. With `fsync` the content has reached
+the disk before the name appears, and the name when `publish` returns.
 """
 
 import os
+import stat
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from noria.get.names import PART_ENDING
+
+if TYPE_CHECKING:
+    from noria.get.store import Stamp
 
 _MOST_BUFFERS = 512  # for one writev; Linux takes 1024
 
@@ -20,12 +25,20 @@ _MOST_BUFFERS = 512  # for one writev; Linux takes 1024
 class PartFile:
     """Writes the file `path` (a string: directory and safe name). `overwrite` lets it replace an existing
     file.
+
+    resume: keep this many bytes of the part that is there, and append after them. size: make the part as long
+    as this, sparse, for `write_at` in any order; with it, nothing of a part that is there is cut off.
     """
 
-    def __init__(self, path: str, *, overwrite: bool) -> None:
+    def __init__(
+        self, path: str, *, overwrite: bool, resume: int = 0, size: int | None = None, fsync: bool = False
+    ) -> None:
         self.path = path
         self._part = path + PART_ENDING
         self._overwrite = overwrite
+        self._resume = resume
+        self._size = size
+        self._fsync = fsync
         self._fd = -1
         self._opened = False
         self._over = False
@@ -35,21 +48,60 @@ class PartFile:
         """Append `chunks`, opening the file first if need be.
 
         Raises FileExistsError before anything is written if the final name is taken, any OSError that the
-        file system answers with, and ValueError after `complete` or `discard`.
+        file system answers with, and ValueError after `finish`, `keep` or `discard`.
         """
         with self._lock:
             self._append(chunks)
 
-    def complete(self, chunks: Sequence[bytes]) -> None:
-        """Append `chunks`, the last ones, and give the file its final name. Raises as `write` does."""
+    def write_at(self, offset: int, chunks: Sequence[bytes]) -> None:
+        """Write `chunks` from `offset` on. Raises as `write` does."""
+        with self._lock:
+            self._open()
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    written = os.pwrite(self._fd, view, offset)
+                    offset += written
+                    view = view[written:]
+
+    def finish(self, chunks: Sequence[bytes]) -> "Stamp":
+        """Append `chunks`, the last ones, and close the file. Raises as `write` does."""
+        from noria.get.store import Stamp
+
         with self._lock:
             self._append(chunks)
             self._over = True
+            if self._fsync:
+                os.fsync(self._fd)
+            found = os.fstat(self._fd)
             self._close()
+            return Stamp(found.st_size, found.st_ino, found.st_mtime)
+
+    def publish(self, mtime: float | None = None) -> None:
+        """After `finish`: set the time of the file, if one is given, and give it its final name."""
+        with self._lock:
+            if mtime is not None:
+                os.utime(self._part, (mtime, mtime), follow_symlinks=False)
             self._move()
+            if self._fsync:
+                _fsync_directory(os.path.dirname(self.path))
+
+    def complete(self, chunks: Sequence[bytes]) -> None:
+        """`finish` and `publish`."""
+        self.finish(chunks)
+        self.publish()
+
+    def keep(self) -> None:
+        """Stop, and leave the part where it is. Raises nothing."""
+        with self._lock:
+            self._over = True
+            try:
+                self._close()
+            except OSError:
+                pass  # a part that is shorter than thought is found out by its length
 
     def discard(self) -> None:
-        """Remove what was written, unless `complete` has succeeded. Raises nothing."""
+        """Remove what was written, unless `publish` has succeeded. Raises nothing."""
         with self._lock:
             self._over = True
             try:
@@ -61,19 +113,31 @@ class PartFile:
             self._opened = False
 
     def _append(self, chunks: Sequence[bytes]) -> None:
-        if self._over:
-            raise ValueError(f"{self.path} is closed")
-        if self._fd < 0:
-            if not self._overwrite and os.path.lexists(self.path):
-                raise FileExistsError(f"{self.path} exists")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(self._part, flags, 0o666)
-            self._opened = True
+        self._open()
         for start in range(0, len(chunks), _MOST_BUFFERS):
             buffers = chunks[start : start + _MOST_BUFFERS]
             written = os.writev(self._fd, buffers)
             if written != sum(map(len, buffers)):  # a disk all but full, or a signal
                 self._write_rest(b"".join(buffers)[written:])
+
+    def _open(self) -> None:
+        if self._over:
+            raise ValueError(f"{self.path} is closed")
+        if self._fd >= 0:
+            return
+        if not self._overwrite and os.path.lexists(self.path):
+            raise FileExistsError(f"{self.path} exists")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        if not self._resume and self._size is None:
+            flags |= os.O_TRUNC
+        self._fd = os.open(self._part, flags, 0o666)
+        self._opened = True
+        if self._resume or self._size is not None:
+            found = os.fstat(self._fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_size < self._resume:
+                raise OSError(f"{self._part} is not what was left there")
+            os.ftruncate(self._fd, self._resume if self._size is None else self._size)
+            os.lseek(self._fd, 0, os.SEEK_END)
 
     def _write_rest(self, data: bytes) -> None:
         view = memoryview(data)
@@ -102,3 +166,11 @@ class PartFile:
             else:
                 os.unlink(self._part)
         self._opened = False
+
+
+def _fsync_directory(path: str) -> None:
+    fd = os.open(path or os.curdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

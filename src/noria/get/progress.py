@@ -18,8 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from noria.get.engine import Activity, Result
 from noria.get.failures import printable, shown_url
+from noria.get.results import Activity, Result
 
 _MOST_BARS = 8
 _MOST_UNWRITTEN = 2_000  # lines

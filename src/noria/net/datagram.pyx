@@ -4,7 +4,10 @@ The path of a received datagram: the driver reports the socket readable, one rec
 many as the last times made it expect), each becomes a bytes object and the address it came from, and the protocol's
 `datagram_received` gets them one by one. Those not delivered yet stay in the inbox: a protocol may pause, close, or run
 the loop inside, and misses none and gets none too many. The path of one sent: `sendto` gives it to the kernel at
-once; if the kernel has no room it is queued, and the queue goes out by sendmmsg(2).
+once; if the kernel has no room it is queued, and the queue goes out by sendmmsg(2). While a batch of received ones is
+being delivered, what the protocol sends to addresses written in numbers is gathered, and goes out in the same way when
+the batch is through: before anything else of the loop runs, or as soon as a fraction of a millisecond has passed. So
+an error of such a datagram is told a little later than asyncio tells it.
 
 Promises: order; each error told by `error_received` for the datagram that failed, and for no other; nothing cut
 short unnoticed (EMSGSIZE instead). Semantics and messages are those of asyncio 3.13's selector transport, on each
@@ -21,7 +24,8 @@ from libc.stdint cimport uint32_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from noria.core.capi cimport (
-    PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyObject_VectorcallMethod,
+    NORIA_SLICE, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyObject_VectorcallMethod,
+    noria_ticks,
 )
 from noria.core.wheel cimport Wheel, push
 from noria.io.driver cimport WANT_IN, WANT_OUT, IODriver
@@ -274,10 +278,20 @@ cdef class DatagramTransport(StreamTransport):
     cdef int deliver(self) except -1:
         # Reentrant: the cursor is the transport's.
         cdef list inbox = self.inbox
+        cdef bint outer = self.gathering
         if inbox is not None and len(inbox) - self.taken > 2 and self.life == OPEN and not self.paused:
             # Should the protocol raise KeyboardInterrupt, or wait in a nested run for the next datagram, the rest is
             # not forgotten: the kernel will not remind us of it.
             self.revisit()
+            self.gathering = True
+            self.since = noria_ticks()
+        try:
+            return self.deliver_each(inbox)
+        finally:
+            self.gathering = outer
+            self.let_go()
+
+    cdef int deliver_each(self, list inbox) except -1:
         while inbox is not None and self.life == OPEN and not self.paused:
             if self.taken >= len(inbox):
                 self.inbox = None
@@ -288,6 +302,8 @@ cdef class DatagramTransport(StreamTransport):
                 self.failed(addr)
             else:
                 self.hand_over(data, addr)
+            if self.backlog and self.gathering and noria_ticks() - self.since > NORIA_SLICE >> 2:
+                self.let_go()  # a slow protocol; what it has answered is not to wait for what it will
             inbox = self.inbox
         if self.life != OPEN:
             self.inbox = None
@@ -354,6 +370,8 @@ cdef class DatagramTransport(StreamTransport):
                 logger.warning("socket.send() raised exception.")
             self.lost_writes += 1
             return
+        if self.gathering and self.gather(data, addr):
+            return
         if self.backlog == 0:
             sent = self.send_now(data, addr)
             if sent == 0:
@@ -410,13 +428,40 @@ cdef class DatagramTransport(StreamTransport):
         return error
 
     cdef int keep(self, object data, object addr) except -1:
+        self.append(data, addr)
+        return self.await_room()
+
+    cdef int append(self, object data, object addr) except -1:
         data = bytes(data)  # which the caller cannot change
         if self.backlog == 0:
             self.queue = []
             self.head = 0
         self.queue.append((data, addr))
         self.backlog += PyBytes_GET_SIZE(data) + HEADER
-        return self.await_room()
+        return 0
+
+    cdef bint gather(self, object data, object addr) except -1:
+        # Whether it was taken. If not, whatever was gathered has gone out, so that the order is kept.
+        if self.wants & WANT_OUT:
+            return False  # the kernel has no room: the queue is a real one
+        if self.family != AF_INET and self.family != AF_INET6 or self.to_peer(addr) or \
+                self.backlog + len(data) + HEADER > self.high or spell(addr, self.family) == NULL:
+            self.let_go()
+            return False
+        self.append(data, addr)
+        self.revisit()  # a nested run lets it go
+        if len(self.queue) - self.head >= PARTS:
+            self.let_go()
+        return True
+
+    cdef int let_go(self) except -1:
+        # Send what was gathered.
+        if self.backlog and not self.wants & WANT_OUT and self.life < LOST:
+            self.since = noria_ticks()
+            self.flush()
+            if self.backlog and self.life < LOST:
+                self.await_room()
+        return 0
 
     cdef int flush(self) except -1:
         # Reentrant: while the protocol hears of an error it may send, close, abort, or run the loop.
@@ -515,6 +560,11 @@ cdef class DatagramTransport(StreamTransport):
         raise NotImplementedError
 
     # Closing.
+
+    def abort(self):
+        """Close at once; what is buffered is thrown away. connection_lost(None) follows."""
+        self.let_go()  # without gathering it had been sent already
+        self.lose(None)
 
     cdef int close_fd(self) except -1:
         if self.fd >= 0:

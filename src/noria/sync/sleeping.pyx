@@ -4,6 +4,7 @@ One object is the awaitable, the timer's entry in the heap, and what the task wa
 """
 
 cimport cython
+from cpython.object cimport PyObject
 
 from noria.core.capi cimport noria_monotonic
 from noria.core.futures cimport FINISHED, PENDING
@@ -73,7 +74,7 @@ def sleep(delay, result=None):
 
     Source: asyncio.sleep.
     """
-    cdef Sleep sleep = Sleep.__new__(Sleep)
+    cdef Sleep sleep = <Sleep>sleeps_new()
     sleep.delay = delay
     sleep.value = result
     return sleep
@@ -85,8 +86,17 @@ mark_coroutine_functions(sleep)
 cdef extern from *:
     """
     #include "pool.h"
-    NORIA_POOL(sleeps, 128)
+    NORIA_STOCK(sleeps, 128)
     """
-    void sleeps_pool(object type)
+    void sleeps_stock(object type, int (*empty)(PyObject*) noexcept)
+    object sleeps_new()
 
-sleeps_pool(Sleep)
+
+cdef int renew_sleep(PyObject* o) noexcept:
+    cdef Sleep sleep = <Sleep>o
+    if sleep.place >= 0 or not Waiter.renew(sleep):
+        return 0
+    sleep.delay = sleep.handle = None
+    return 1
+
+sleeps_stock(Sleep, renew_sleep)

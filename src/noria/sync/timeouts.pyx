@@ -11,7 +11,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 cimport cython
 
 from noria.core.capi cimport (
-    PYGEN_NEXT, PYGEN_RETURN, PyCoro_CheckExact, PyErr_SetObject, PyIter_Send, PySendResult,
+    PYGEN_NEXT, PYGEN_RETURN, PyCoro_CheckExact, PyErr_SetObject, PyIter_Send, PyObject_GC_UnTrack, PySendResult,
     noria_monotonic, noria_restore_exception, noria_set_await, noria_stop_iteration, noria_take_exception,
 )
 from noria.core.futures cimport Future, is_native
@@ -90,7 +90,9 @@ cdef class Timeout(Ready):
     """
     cdef object __weakref__
     cdef dict __dict__
-    cdef object deadline         # seconds on the loop's clock, or None
+    cdef object deadline         # seconds on the loop's clock, as given; or None
+    cdef double at               # the same, where `timeout` reckoned it
+    cdef bint reckoned           # the deadline is `at`
     cdef object task             # whose block it is
     cdef object handle           # the timer on a loop that is not ours, or keeps a time of its own
     cdef CoreLoop core           # the loop otherwise
@@ -108,7 +110,7 @@ cdef class Timeout(Ready):
 
     def when(self):
         """The deadline: seconds on the loop's clock, as `loop.time()` counts them; None if there is none."""
-        return self.deadline
+        return self.at if self.reckoned else self.deadline
 
     def reschedule(self, when):
         """Set another deadline (seconds on the loop's clock; None: no deadline).
@@ -128,7 +130,8 @@ cdef class Timeout(Ready):
     def __repr__(self):
         when = ""
         if self.phase == ENTERED:
-            when = f" when={None if self.deadline is None else round(self.deadline, 3)}"
+            when = self.when()
+            when = f" when={None if when is None else round(when, 3)}"
         return f"<Timeout [{PHASES[self.phase]}]{when}>"
 
     def __aenter__(self):
@@ -149,7 +152,9 @@ cdef class Timeout(Ready):
         self.cancelling = cancelling(task)
         self.task = task
         self.phase = ENTERED
-        return self.arm(self.deadline, loop)
+        if self.reckoned and isinstance(loop, CoreLoop) and (<CoreLoop>loop).own_clock:
+            return self.arm_at(self.at, <CoreLoop>loop)
+        return self.arm(self.when(), loop)
 
     cdef int leave(self, object kind, object error) except -1:
         if self.phase != ENTERED and self.phase != EXPIRING:
@@ -168,6 +173,7 @@ cdef class Timeout(Ready):
     cdef int arm(self, object when, object loop) except -1:
         cdef double at
         self.deadline = when
+        self.reckoned = False
         self.disarm()
         if when is None:
             return 0
@@ -182,11 +188,14 @@ cdef class Timeout(Ready):
         at = when
         if at != at:
             raise ValueError("when must be a time in seconds, not nan")
-        self.core = <CoreLoop>loop
+        return self.arm_at(at, <CoreLoop>loop)
+
+    cdef int arm_at(self, double at, CoreLoop core) except -1:
+        self.core = core
         if at <= noria_monotonic():
-            push(self.core, self)
+            push(core, self)
         else:
-            self.core.timers.add(at, self, &self.place)
+            core.timers.add(at, self, &self.place)
         self.armed = True
         return 0
 
@@ -302,11 +311,15 @@ def timeout(delay):
     """
     cdef Timeout timeout
     loop = running_loop()
-    timeout = Timeout.__new__(Timeout)
+    timeout = <Timeout>timeouts_new()
     if delay is None:
         pass
-    elif isinstance(loop, CoreLoop) and (<CoreLoop>loop).own_clock:
-        timeout.deadline = noria_monotonic() + delay
+    elif type(delay) in (int, float) and isinstance(loop, CoreLoop) and (<CoreLoop>loop).own_clock:
+        timeout.at = noria_monotonic() + <double>delay
+        if timeout.at != timeout.at:
+            timeout.deadline = timeout.at  # refused when the block is entered
+        else:
+            timeout.reckoned = True
     else:
         timeout.deadline = loop.time() + delay
     return timeout
@@ -317,7 +330,7 @@ def timeout_at(when):
 
     Source: asyncio.timeout_at (3.11).
     """
-    cdef Timeout timeout = Timeout.__new__(Timeout)
+    cdef Timeout timeout = <Timeout>timeouts_new()
     timeout.deadline = when
     return timeout
 
@@ -506,11 +519,31 @@ mark_coroutine_functions(wait_for)
 cdef extern from *:
     """
     #include "pool.h"
-    NORIA_POOL(timeouts, 128)
+    /* Whether attributes were set on an object of a type with a dict (Cython does not let one look). */
+    static inline int has_attributes(PyObject *o) {
+        PyObject *dict = *(PyObject **)((char *)o + Py_TYPE(o)->tp_dictoffset);
+        return dict != NULL && PyDict_GET_SIZE(dict) > 0;
+    }
+    NORIA_STOCK(timeouts, 128)
     NORIA_POOL(wait_fors, 128)
     """
-    void timeouts_pool(object type)
+    void timeouts_stock(object type, int (*empty)(PyObject*) noexcept)
+    object timeouts_new()
+    bint has_attributes(PyObject* o)
     void wait_fors_pool(object type)
 
-timeouts_pool(Timeout)
+
+cdef int renew_timeout(PyObject* o) noexcept:
+    # Only one that was left in time, which is nearly all: nothing but the deadline is in it then.
+    cdef Timeout timeout = <Timeout>o
+    if timeout.phase != EXITED or timeout.stale or has_attributes(o):
+        return 0
+    PyObject_GC_UnTrack(timeout)
+    timeout.phase = CREATED
+    timeout.deadline = timeout.core = None
+    timeout.reckoned = False
+    return 1
+
+
+timeouts_stock(Timeout, renew_timeout)
 wait_fors_pool(WaitFor)

@@ -1,0 +1,139 @@
+"""Where files go: the interface, and the directory that is the usual answer.
+
+All methods block and are called in threads. A `Part` is one file on its way: it gets its name by `publish`,
+when everything is in it, and not before. Its methods are called one at a time.
+"""
+
+import os
+import stat
+import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from noria.get.names import PART_ENDING
+from noria.get.partfile import PartFile
+
+
+class Stamp(NamedTuple):
+    """What tells a stored file from others of its name. inode is 0 where there are none; mtime is Unix time."""
+
+    size: int
+    inode: int
+    mtime: float = 0.0
+
+
+class Part(Protocol):
+    """A file that is being written."""
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Append `chunks`. Raises OSError; FileExistsError if the name is taken and may not be replaced."""
+
+    def write_at(self, offset: int, chunks: Sequence[bytes]) -> None:
+        """Write `chunks` from `offset` on. Only for a store that is `seekable`."""
+
+    def finish(self, chunks: Sequence[bytes]) -> Stamp:
+        """Append `chunks`, the last ones; the file is whole and has no name yet."""
+
+    def publish(self, mtime: float | None = None) -> None:
+        """After `finish`: give the file its name, and the time `mtime` if the store can."""
+
+    def keep(self) -> None:
+        """Stop here and leave what was written for a later `Store.open(resume=...)`. Raises nothing."""
+
+    def discard(self) -> None:
+        """Remove what was written, unless `publish` has succeeded. Raises nothing."""
+
+
+class Store(Protocol):
+    """A place for files. `seekable`: parts stay when the process ends, may be written at any offset, and be
+    read again.
+    """
+
+    seekable: bool
+
+    def prepare(self) -> None:
+        """Make the place and see that files can be made in it. Raises OSError."""
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of this name, or anything else, is there."""
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Of the complete file `name`; None if it is not there or no file."""
+
+    def part_stamp(self, name: str) -> Stamp | None:
+        """Of what was kept of `name`; None if nothing."""
+
+    def open(
+        self, name: str, *, overwrite: bool, resume: int = 0, size: int | None = None, fsync: bool = False
+    ) -> Part:
+        """A part for `name`. resume: go on after this many bytes of what was kept. size: make it as long as
+        this at once, for `write_at`. Nothing is opened before something is written.
+        """
+
+    def read_part(self, name: str, offset: int, size: int) -> bytes:
+        """Up to `size` bytes of what was kept of `name`, or written so far."""
+
+    def remove_part(self, name: str) -> None:
+        """Remove what was kept of `name`, if anything. Raises nothing."""
+
+    def where(self, name: str) -> str:
+        """The path or address of `name`, for people and for `Result.path`."""
+
+
+class LocalStore:
+    """A directory."""
+
+    seekable = True
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = os.fspath(directory)
+
+    def prepare(self) -> None:
+        """Make the directory and see that files can be made in it. Raises OSError."""
+        os.makedirs(self.directory, exist_ok=True)
+        tempfile.TemporaryFile(dir=self.directory).close()
+
+    def exists(self, name: str) -> bool:
+        """Whether `name` is there, be it a broken link."""
+        return os.path.lexists(self.where(name))
+
+    def stamp(self, name: str) -> Stamp | None:
+        """Of the regular file `name`."""
+        return _stamp(self.where(name))
+
+    def part_stamp(self, name: str) -> Stamp | None:
+        """Of `name`.part."""
+        return _stamp(self.where(name) + PART_ENDING)
+
+    def open(
+        self, name: str, *, overwrite: bool, resume: int = 0, size: int | None = None, fsync: bool = False
+    ) -> PartFile:
+        """A `PartFile`."""
+        return PartFile(self.where(name), overwrite=overwrite, resume=resume, size=size, fsync=fsync)
+
+    def read_part(self, name: str, offset: int, size: int) -> bytes:
+        """From `name`.part. Raises OSError."""
+        fd = os.open(self.where(name) + PART_ENDING, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, size, offset)
+        finally:
+            os.close(fd)
+
+    def remove_part(self, name: str) -> None:
+        """Remove `name`.part."""
+        try:
+            os.unlink(self.where(name) + PART_ENDING)
+        except OSError:
+            pass  # the next writer truncates it, or reports why it cannot
+
+    def where(self, name: str) -> str:
+        """The path."""
+        return os.path.join(self.directory, name)
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return Stamp(found.st_size, found.st_ino, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
