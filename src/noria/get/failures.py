@@ -4,6 +4,7 @@ One line each, without the URL, which the report puts before it. Text that comes
 printable here.
 """
 
+import errno
 import os
 import re
 import ssl
@@ -11,7 +12,22 @@ import ssl
 import aiohttp
 from yarl import URL
 
-MAX_REDIRECTS = 10
+# The sorts of failure, for grouping: `Failure.kind` and `Result.kind`.
+KINDS = (
+    "resolve",
+    "connect",
+    "tls",
+    "timeout",
+    "http",
+    "length",
+    "checksum",
+    "disk",
+    "name",
+    "redirect",
+    "refused",
+    "protocol",
+    "other",
+)
 
 _LONGEST_URL = 65_536
 
@@ -20,7 +36,8 @@ class Failure(Exception):
     """A download that did not work.
 
     again: whether another attempt may succeed. retry_after: seconds the server asked to wait, if it did.
-    file_exists: that a file of this name is there was the reason.
+    file_exists: that a file of this name is there was the reason. kind: one of KINDS. congested: the host
+    has too much to do.
     """
 
     def __init__(
@@ -30,29 +47,35 @@ class Failure(Exception):
         again: bool = False,
         retry_after: float | None = None,
         file_exists: bool = False,
+        kind: str = "other",
+        congested: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.again = again
         self.retry_after = retry_after
         self.file_exists = file_exists
+        self.kind = kind
+        self.congested = congested
 
 
 def parse_url(text: str) -> URL:
     """The URL written in `text`; raises Failure if it is none, or not one of http or https."""
     if len(text) > _LONGEST_URL:
-        raise Failure(f"a URL of {len(text)} characters is too long")
+        raise Failure(f"a URL of {len(text)} characters is too long", kind="protocol")
     try:
         url = URL(text)
         host, port = url.host, url.port  # yarl looks at some parts only when asked for them
     except (ValueError, TypeError) as error:
-        raise Failure(f"not a URL: {printable(str(error))}") from None
+        raise Failure(f"not a URL: {printable(str(error))}", kind="protocol") from None
     if url.scheme not in ("http", "https"):
         if not url.scheme:
-            raise Failure("not a URL: it does not begin with http:// or https://")
-        raise Failure(f"unsupported protocol {printable(url.scheme)!r}: only http and https are known")
+            raise Failure("not a URL: it does not begin with http:// or https://", kind="protocol")
+        raise Failure(
+            f"unsupported protocol {printable(url.scheme)!r}: only http and https are known", kind="protocol"
+        )
     if not host or port == 0:
-        raise Failure("not a URL: it names no host" if not host else "not a URL: port 0")
+        raise Failure("not a URL: it names no host" if not host else "not a URL: port 0", kind="protocol")
     return url
 
 
@@ -60,31 +83,39 @@ def network_failure(error: Exception, connect_timeout: float | None, stall_timeo
     """What went wrong when aiohttp raised `error`; the timeouts, in seconds, are those that were set."""
     match error:
         case aiohttp.ConnectionTimeoutError():
-            return Failure(f"could not connect within {connect_timeout:g} s", again=True)
+            return Failure(
+                f"could not connect within {connect_timeout or 0:g} s",
+                again=True,
+                kind="timeout",
+                congested=True,
+            )
         case aiohttp.ServerTimeoutError():
-            return Failure(f"stalled: no data for {stall_timeout:g} s", again=True)
+            return Failure(
+                f"stalled: no data for {stall_timeout or 0:g} s", again=True, kind="timeout", congested=True
+            )
         case aiohttp.ClientConnectorCertificateError():
-            return Failure(f"certificate problem: {_ssl_reason(error.certificate_error)}")
+            return Failure(f"certificate problem: {_ssl_reason(error.certificate_error)}", kind="tls")
         case aiohttp.ClientConnectorDNSError():
             reason = printable(error.os_error.strerror or str(error.os_error))
-            return Failure(f"could not resolve host {error.host}: {reason}", again=True)
+            return Failure(f"could not resolve host {error.host}: {reason}", again=True, kind="resolve")
         case aiohttp.ClientSSLError():
-            return Failure(f"TLS handshake failed: {_ssl_reason(error)}")
+            return Failure(f"TLS handshake failed: {_ssl_reason(error)}", kind="tls")
         case aiohttp.ClientConnectorError():
             return Failure(
                 f"could not connect to {error.host} port {error.port}: {_os_reason(error.os_error)}",
                 again=True,
+                kind="connect",
             )
         case aiohttp.ServerDisconnectedError():
-            return Failure("empty reply: the server closed the connection without answering", again=True)
+            return Failure(
+                "empty reply: the server closed the connection without answering", again=True, kind="connect"
+            )
         case aiohttp.ClientOSError() | ConnectionError():
-            return Failure(f"connection lost: {_os_reason(error)}", again=True)
-        case aiohttp.TooManyRedirects():
-            return Failure(f"more than {MAX_REDIRECTS} redirects")
-        case aiohttp.NonHttpUrlClientError() | aiohttp.InvalidURL():
-            return Failure(f"redirected to something that is no http URL: {printable(str(error))}")
+            return Failure(f"connection lost: {_os_reason(error)}", again=True, kind="connect")
         case aiohttp.ClientResponseError():
-            return Failure(f"the server's answer makes no sense: {printable(error.message)}", again=True)
+            return Failure(
+                f"the server's answer makes no sense: {printable(error.message)}", again=True, kind="protocol"
+            )
         case _:
             return Failure(f"{type(error).__name__}: {printable(str(error))}")
 
@@ -92,14 +123,15 @@ def network_failure(error: Exception, connect_timeout: float | None, stall_timeo
 def disk_failure(error: OSError, path: str) -> Failure:
     """What went wrong when `path` was written."""
     if isinstance(error, FileExistsError):
-        return Failure(f"{path} exists already", file_exists=True)
-    return Failure(f"cannot write {path}: {error.strerror or error}")
+        return Failure(f"{path} exists already", file_exists=True, kind="name")
+    kind = "name" if error.errno == errno.ENAMETOOLONG else "disk"
+    return Failure(f"cannot write {path}: {error.strerror or error}", kind=kind)
 
 
 def status_failure(status: int, reason: str | None, retry_after: float | None, *, again: bool) -> Failure:
     """An answer with a status that brings no file."""
     words = f"the server answered {status} {printable(reason or '')}".rstrip()
-    return Failure(words, again=again, retry_after=retry_after)
+    return Failure(words, again=again, retry_after=retry_after, kind="http", congested=status in (429, 503))
 
 
 def printable(text: str, limit: int = 300) -> str:

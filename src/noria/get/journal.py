@@ -211,7 +211,7 @@ class Journal:
 
     def started(self, row: int, etag: str | None, modified: str | None) -> None:
         """A part is about to be written, of the representation with these validators."""
-        self._update(row, "etag = ?, modified = ?, segments = NULL", etag, modified)
+        self._update(row, f"state = {PENDING}, etag = ?, modified = ?, segments = NULL", etag, modified)
 
     def progress(self, row: int, segments: Sequence[Sequence[int]] | None) -> None:
         """How far each segment has come; for a file that is fetched in several."""

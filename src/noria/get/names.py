@@ -74,6 +74,12 @@ def numbered(name: str, number: int) -> str:
     return f"{stem}-{number}{ending}"
 
 
+def is_form_of(name: str, wanted: str) -> bool:
+    """Whether `name` is `wanted` or a numbered form of it."""
+    stem, ending = _split(wanted)
+    return name == wanted or re.fullmatch(rf"{re.escape(stem)}-\d+{re.escape(ending)}", name) is not None
+
+
 class Names:
     """Hands out each file name once.
 

@@ -25,7 +25,7 @@ class Options(TypedDict, total=False):
     for one, None (the default) for several if the file is large and the server allows.
 
     retries: attempts after the first (4). connect_timeout: name lookup, connection and TLS handshake (30).
-    first_byte_timeout: from the request to the head of the answer (None). stall_timeout: without a byte (30).
+    first_byte_timeout: from asking, connecting included, to the head of the answer. stall_timeout: without a byte (30).
     timeout: of one URL with all its attempts and waits. longest_wait: between two attempts (60).
 
     overwrite: replace files that are there; skip_existing: take them for done; update: ask the server

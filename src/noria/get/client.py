@@ -1,0 +1,115 @@
+"""Requests by aiohttp, with redirects followed by hand: so that they can be counted, refused, and kept from
+carrying secrets to somebody else.
+"""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from noria.get import decoding, redirects
+from noria.get.credentials import Credentials
+from noria.get.failures import Failure
+from noria.get.journal import SECRET_HEADERS
+from noria.get.options import Settings
+from noria.get.results import Transfer
+
+SHORT_BODY = 64 * 1024  # of an error page that is read to keep its connection
+
+
+def make_session(settings: Settings) -> aiohttp.ClientSession:
+    """A session for a run: it follows no environment variables and decodes nothing by itself."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0,  # the run itself bounds what it starts
+            ssl=True if settings.ssl is None else settings.ssl,
+            family=socket.AddressFamily(settings.family),
+        ),
+        timeout=aiohttp.ClientTimeout(
+            total=None, connect=settings.connect_timeout, sock_read=settings.stall_timeout
+        ),
+        auto_decompress=False,  # the file is what the server declares the length of
+        read_bufsize=64 * 1024,  # more costs memory in every download at once
+    )
+
+
+class Client:
+    """Makes the requests of a run."""
+
+    def __init__(self, session: aiohttp.ClientSession, settings: Settings, credentials: Credentials) -> None:
+        self._session = session
+        self._settings = settings
+        self._credentials = credentials
+        self._headers = {
+            "User-Agent": settings.user_agent,
+            **(settings.headers or {}),
+            "Accept-Encoding": decoding.ACCEPTED if settings.decode else "identity",
+        }
+
+    @contextlib.asynccontextmanager
+    async def get(
+        self, url: URL, transfer: Transfer, own: Mapping[str, str] | None, extra: Mapping[str, str]
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """The answer to a GET of `url`, after redirects. own: headers that belong to the target, extra: those of
+        this request, such as Range. Raises Failure and what aiohttp raises.
+        """
+        headers = {**self._headers, **(own or {})}
+        trusted = True
+        authorization = self._credentials.authorization(url)
+        url = url.with_user(None)
+        if authorization is not None and not any(name.lower() == "authorization" for name in headers):
+            headers["Authorization"] = authorization
+        for _ in range(self._settings.max_redirects + 1):
+            sent = {**headers, **extra}
+            # The file knows which host a cookie is for.
+            if (cookies := self._credentials.cookies(url)) and "Cookie" not in sent:
+                sent["Cookie"] = cookies
+            response = await self._ask(url, sent, transfer)
+            try:
+                if response.status not in redirects.STATUSES:
+                    yield response
+                    return
+                there = redirects.target(
+                    url, response.headers.get("Location"), allow_downgrade=self._settings.allow_downgrade
+                )
+                await read_short_body(response)
+            finally:
+                response.release()
+            if trusted and not redirects.same_party(url, there):
+                trusted = False  # and does not become so again on the way back
+                headers = redirects.without_secrets(headers, SECRET_HEADERS)
+            url = there
+        raise Failure(f"more than {self._settings.max_redirects} redirects", kind="redirect")
+
+    async def _ask(self, url: URL, headers: dict[str, str], transfer: Transfer) -> aiohttp.ClientResponse:
+        options: dict[str, Any] = {}
+        if (proxy := self._credentials.proxy(url)) is not None:
+            options["proxy"] = proxy
+        begin = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.first_byte_timeout) as limit:
+                response = await self._session.get(url, headers=headers, allow_redirects=False, **options)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise Failure(
+                f"no answer within {self._settings.first_byte_timeout:g} s",
+                again=True,
+                kind="timeout",
+                congested=True,
+            ) from None
+        transfer.first_byte = time.monotonic() - begin
+        transfer.status = response.status
+        return response
+
+
+async def read_short_body(response: aiohttp.ClientResponse) -> None:
+    """Read an error page if it is short, because only then can the connection serve the next request."""
+    if (response.content_length or SHORT_BODY) < SHORT_BODY:
+        with contextlib.suppress(aiohttp.ClientError):
+            await response.read()

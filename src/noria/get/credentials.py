@@ -1,0 +1,86 @@
+"""Who the requests say they are: user and password, bearer token, netrc, a cookies file. And through which proxy
+they go. What is found here is sent and nothing else: it is in no message and no record.
+"""
+
+import base64
+import http.cookiejar
+import netrc as netrc_module
+import os
+import urllib.request
+
+from yarl import URL
+
+from noria.get.options import Settings
+
+
+class Credentials:
+    """Blocks while it is made: it reads files. Raises OSError or ValueError for those that cannot be used."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._fixed: str | None = None
+        if settings.auth is not None:
+            self._fixed = _basic(*settings.auth)
+        elif settings.bearer is not None:
+            self._fixed = f"Bearer {settings.bearer}"
+        if self._fixed is not None and not self._fixed.isprintable():
+            raise ValueError("a token or password must not hold control characters")
+        self._netrc = _read_netrc() if settings.netrc else None
+        self._cookies: http.cookiejar.MozillaCookieJar | None = None
+        if settings.cookies is not None:
+            self._cookies = http.cookiejar.MozillaCookieJar()
+            try:
+                self._cookies.load(os.fspath(settings.cookies), ignore_discard=True, ignore_expires=True)
+            except http.cookiejar.LoadError as error:
+                raise ValueError(f"not a cookies file: {error}") from None
+            for cookie in self._cookies:
+                if cookie.expires == 0:  # a session's, as curl and browsers' exporters write it
+                    cookie.expires, cookie.discard = None, True
+            self._cookies.clear_expired_cookies()
+        self._proxy = settings.proxy
+        self._proxies = urllib.request.getproxies_environment() if settings.proxy is None else {}
+
+    def authorization(self, url: URL) -> str | None:
+        """The Authorization header for the first request, to `url`: the URL's own user goes first."""
+        if url.user is not None:
+            return _basic(url.user, url.password or "")
+        if self._fixed is not None:
+            return self._fixed
+        if self._netrc is not None and (entry := self._netrc.authenticators(url.host or "")) is not None:
+            return _basic(entry[0], entry[2] or "")
+        return None
+
+    def cookies(self, url: URL) -> str | None:
+        """The Cookie header for `url`, by the rules of the file."""
+        if self._cookies is None:
+            return None
+        request = urllib.request.Request(str(url))
+        self._cookies.add_cookie_header(request)
+        return request.get_header("Cookie")
+
+    def proxy(self, url: URL) -> URL | None:
+        """The proxy for requests to `url`; None for none."""
+        if self._proxy is not None:
+            return URL(self._proxy) if self._proxy else None
+        if not self._proxies:
+            return None
+        address = self._proxies.get(url.scheme) or self._proxies.get("all")
+        if not address:
+            return None
+        where = f"{url.host}:{url.port}"
+        if urllib.request.proxy_bypass_environment(where, self._proxies):  # type: ignore[attr-defined]
+            return None
+        return URL(address if "://" in address else f"http://{address}")
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _read_netrc() -> netrc_module.netrc | None:
+    path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
+    try:
+        return netrc_module.netrc(path)
+    except FileNotFoundError:
+        return None
+    except netrc_module.NetrcParseError as error:
+        raise ValueError(f"cannot read {path}: line {error.lineno} makes no sense") from None

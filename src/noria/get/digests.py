@@ -1,0 +1,99 @@
+"""Checksums: those that a caller names ("sha256:hex"), that a server sends (Repr-Digest, RFC 9530) or that lie
+beside a file (URL.sha256), and the computing of them.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# RFC 9530 names; the others in its registry are deprecated, which does for no assurance.
+_REPR_DIGEST = {"sha-256": "sha256", "sha-512": "sha512"}
+_ENTRY = re.compile(r"\s*([a-z0-9*_.-]+)=:([A-Za-z0-9+/=]*):\s*(?:;[^,]*)?", re.IGNORECASE)
+
+
+class Expected(NamedTuple):
+    """A checksum that a file must have; `source` says for people who wants it."""
+
+    algorithm: str
+    digest: bytes
+    source: str = "the list"
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.digest.hex()}"
+
+
+def parse_checksum(text: str, source: str = "the list") -> Expected:
+    """From "ALGORITHM:HEX". Raises ValueError if the algorithm is unknown or the digest has another length."""
+    algorithm, _, digits = text.strip().partition(":")
+    algorithm = algorithm.strip().lower().replace("-", "")
+    algorithm = {"sha2256": "sha256"}.get(algorithm, algorithm)
+    try:
+        size = hashlib.new(algorithm, usedforsecurity=False).digest_size
+        digest = bytes.fromhex(digits)
+    except ValueError:
+        raise ValueError(f"not a checksum that can be verified: {text[:100]!r}") from None
+    if not size or len(digest) != size:
+        raise ValueError(f"a {algorithm} checksum has {size} bytes, not {len(digest)}")
+    return Expected(algorithm, digest, source)
+
+
+def parse_repr_digest(header: str | None) -> list[Expected]:
+    """What a Repr-Digest header says, as far as it is understood and trustworthy."""
+    found = []
+    for match in _ENTRY.finditer((header or "")[:4096]):
+        algorithm = _REPR_DIGEST.get(match[1].lower())
+        try:
+            digest = base64.b64decode(match[2], validate=True)
+        except binascii.Error:
+            continue
+        if algorithm and len(digest) == hashlib.new(algorithm).digest_size:
+            found.append(Expected(algorithm, digest, "Repr-Digest"))
+    return found
+
+
+def parse_checksum_file(text: str, name: str, algorithm: str = "sha256") -> Expected | None:
+    """From the text of a checksum file: the line for `name`, or the only line; None if there is no such."""
+    size = hashlib.new(algorithm).digest_size * 2
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    entries = [line for line in lines if re.fullmatch(rf"[0-9a-fA-F]{{{size}}}", line[0])]
+    named = [line for line in entries if len(line) == 2 and line[1].lstrip("*").strip() == name]
+    chosen = named or (entries if len(entries) == 1 else [])
+    return Expected(algorithm, bytes.fromhex(chosen[0][0]), f".{algorithm} file") if chosen else None
+
+
+class Digests:
+    """Computes what is needed to verify `expected`."""
+
+    def __init__(self, expected: Iterable[Expected]) -> None:
+        self._expected = list(expected)
+        self._hashes = {e.algorithm: hashlib.new(e.algorithm, usedforsecurity=False) for e in self._expected}
+
+    def __bool__(self) -> bool:
+        return bool(self._hashes)
+
+    def update(self, chunks: Iterable[bytes]) -> None:
+        """Take in `chunks`."""
+        for algorithm in self._hashes.values():
+            for chunk in chunks:
+                algorithm.update(chunk)
+
+    def wrong(self) -> str | None:
+        """In words, the first checksum that does not hold; None if all do."""
+        for expected in self._expected:
+            actual = self._hashes[expected.algorithm].digest()
+            if not hmac.compare_digest(actual, expected.digest):
+                is_, wanted = actual.hex(), expected.digest.hex()
+                return (
+                    f"checksum mismatch: {expected.algorithm} is {is_}, and {expected.source} says {wanted}"
+                )
+        return None
+
+    def text(self) -> str | None:
+        """The first checksum as "ALGORITHM:HEX"; None if none was computed."""
+        for name, computed in self._hashes.items():
+            return f"{name}:{computed.hexdigest()}"
+        return None

@@ -1,0 +1,98 @@
+"""The journal: rows, names, totals, and what survives."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from noria.get.journal import DONE, FAILED, PENDING, Journal, JournalError
+from noria.get.names import Names
+from noria.get.store import Stamp
+from noria.get.target import Target
+
+
+def entries(*names: str) -> list[tuple[Target, str]]:
+    return [(Target(f"http://host/{number}/{name}"), name) for number, name in enumerate(names)]
+
+
+def test_equal_names_are_numbered_as_they_are_without_a_journal(tmp_path: Path) -> None:
+    wanted = ["a.pdf", "a.pdf", "a-2.pdf", "b", "x", "x.part", "a.pdf", "b", "x.tar.gz", "x.tar.gz"]
+    names = Names()
+    with Journal(tmp_path / "db") as journal:
+        rows = journal.register(entries(*wanted))
+    assert [row.name for row in rows] == [names.claim(name) for name in wanted]
+
+
+def test_the_next_run_finds_its_rows_and_equal_targets_in_their_order(tmp_path: Path) -> None:
+    twice = [(Target("http://host/x"), "x")] * 3
+    with Journal(tmp_path / "db") as journal:
+        journal.begin()
+        first = journal.register(twice)
+        journal.finishing(first[1].id, Stamp(7, 99), '"e"', None)
+        journal.done(first[1].id, attempts=2, status=200, checksum="sha256:00")
+    with Journal(tmp_path / "db") as journal:
+        journal.begin()
+        second = journal.register(twice)
+        assert [row.id for row in second] == [row.id for row in first]
+        assert [row.name for row in second] == ["x", "x-2", "x-3"]
+        assert [row.state for row in second] == [PENDING, DONE, PENDING]
+        assert (second[1].size, second[1].etag, second[1].attempts) == (7, '"e"', 2)
+
+
+def test_status_counts_what_records_show(tmp_path: Path) -> None:
+    with Journal(tmp_path / "db") as journal:
+        rows = journal.register(entries("a", "b", "c", "d"))
+        for row in rows[:2]:
+            journal.finishing(row.id, Stamp(10, 1), None, None)
+            journal.done(row.id)
+        journal.failed_row(rows[2].id, "no", "http", attempts=1, status=404)
+        status = journal.status()
+        assert (status.done, status.failed, status.pending, status.bytes) == (2, 1, 1, 20)
+        assert (status.kinds, status.total, status.finished) == ({"http": 1}, 4, False)
+        journal.finished()
+        with Journal(tmp_path / "db", read_only=True) as other:
+            assert other.status().finished
+            assert [record.error for record in other.records(FAILED)] == ["no"]
+            assert len(list(other.records())) == 4
+
+
+def test_what_failed_comes_back_as_targets_without_secrets(tmp_path: Path) -> None:
+    target = Target("http://h/x", "n", "md5:" + "0" * 32, 5, {"Authorization": "Bearer s", "X-Kind": "k"})
+    with Journal(tmp_path / "db") as journal:
+        (row,) = journal.register([(target, "n")])
+        journal.failed_row(row.id, "no", "http")
+        assert list(journal.failed()) == [Target(target.url, "n", target.checksum, 5, {"X-Kind": "k"})]
+    assert b"Bearer" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert os.stat(tmp_path / "db").st_mode & 0o077 == 0
+
+
+def test_two_runs_do_not_share_a_journal(tmp_path: Path) -> None:
+    with Journal(tmp_path / "db"), pytest.raises(JournalError, match="in use by another run"):
+        Journal(tmp_path / "db")
+    Journal(tmp_path / "db").close()
+
+
+def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "db").write_bytes(b"something else entirely" * 100)
+    with pytest.raises(JournalError, match="cannot use the journal"):
+        Journal(tmp_path / "db")
+    with pytest.raises(JournalError, match="No such file"):
+        Journal(tmp_path / "missing", read_only=True)
+
+
+def test_done_is_durable_once_it_is_told(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from noria.get.journal import Journal; from noria.get.store import Stamp;"
+        "from noria.get.target import Target\n"
+        "journal = Journal(sys.argv[1])\n"
+        "(row,) = journal.register([(Target('http://h/x'), 'x')])\n"
+        "journal.finishing(row.id, Stamp(3, 4), None, None)\n"
+        "journal.done(row.id)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "db")], timeout=60)
+    assert killed.returncode == -9
+    with Journal(tmp_path / "db") as journal:
+        assert journal.status().done == 1

@@ -1,0 +1,392 @@
+"""What is asked for and what is accepted: redirects, credentials, checksums, sizes, encodings, limits."""
+
+import asyncio
+import base64
+import gzip
+import hashlib
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+import noria
+from get.fault_server import Exchange, FaultServer
+from noria.get import Activity, Downloader, Result, Target, Transfer, download, download_all
+from support.certs import Authority, Identity
+from support.nginx import Nginx
+
+BODY = b"the right bytes"
+
+
+def get(url: str | Target, directory: Path, **options: Any) -> Result:
+    result: Result = noria.run(download(url, directory, **{"retries": 0, "longest_wait": 0.01, **options}))
+    return result
+
+
+def content(body: bytes = BODY, status: str = "200 OK", **headers: str) -> Any:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.reply(body, status, **headers)
+
+    return answer
+
+
+@pytest.fixture
+def other() -> Iterator[FaultServer]:
+    """A server of somebody else: another port is another party."""
+    with FaultServer() as server:
+        yield server
+
+
+class Seen:
+    """Remembers the headers of the requests it answers."""
+
+    def __init__(self, status: str = "200 OK", **headers: str) -> None:
+        self.headers: list[dict[str, str]] = []
+        self._answer = (status, headers)
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.headers.append(exchange.headers)
+        status, headers = self._answer
+        await exchange.reply(BODY, status, **headers)
+
+
+SECRETS: list[dict[str, Any]] = [
+    {"auth": ("user", "pass word")},
+    {"bearer": "token"},
+    {"headers": {"Authorization": "Custom x", "Cookie": "a=b", "X-Plain": "1"}},
+]
+
+
+@pytest.mark.parametrize("options", SECRETS)
+def test_secrets_go_to_the_first_host_and_no_further(
+    faults: FaultServer, other: FaultServer, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    back, there = Seen(), Seen("302 Found", Location=faults.url("/back"))
+    first = Seen("302 Found", Location=other.url("/there"))
+    faults.on("/back", back)
+    other.on("/there", there)
+    assert get(faults.on("/x", first), tmp_path, **options).ok
+    assert "authorization" in first.headers[0]
+    for seen in (there, back):
+        assert not {"authorization", "cookie"} & set(seen.headers[0])
+    assert there.headers[0].get("x-plain") == first.headers[0].get("x-plain")
+
+
+def test_secrets_stay_with_a_redirect_on_the_same_host(faults: FaultServer, tmp_path: Path) -> None:
+    there = Seen()
+    faults.on("/there", there)
+    url = faults.on("/x", Seen("301 Moved Permanently", Location="/there"))
+    assert get(url, tmp_path, bearer="token").ok
+    assert there.headers[0]["authorization"] == "bearer token"
+
+
+def test_the_urls_own_user_is_sent_and_not_shown(faults: FaultServer, tmp_path: Path) -> None:
+    seen = Seen("404 Not Found")
+    url = faults.on("/x", seen).replace("http://", "http://me:secret@")
+    result = get(url, tmp_path, auth=("other", "one"))
+    expected = base64.b64encode(b"me:secret").decode().lower()
+    assert seen.headers[0]["authorization"] == f"basic {expected}"
+    assert "secret" not in (result.error or "")
+    assert "secret" not in result.host
+
+
+def test_netrc_is_read_if_asked_for(
+    faults: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "netrc"
+    path.write_text("machine 127.0.0.1 login me password secret\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(path))
+    seen = Seen()
+    url = faults.on("/x", seen)
+    assert get(url, tmp_path / "a").ok
+    assert get(url, tmp_path / "b", netrc=True).ok
+    assert ["authorization" in headers for headers in seen.headers] == [False, True]
+
+
+def test_cookies_of_a_file_go_where_it_says(faults: FaultServer, tmp_path: Path) -> None:
+    path = tmp_path / "cookies.txt"
+    path.write_text(
+        "# Netscape HTTP Cookie File\n"
+        "127.0.0.1\tFALSE\t/\tFALSE\t0\tid\tmine\n"
+        "elsewhere.example\tFALSE\t/\tFALSE\t0\tid\ttheirs\n"
+    )
+    seen = Seen()
+    assert get(faults.on("/x", seen), tmp_path, cookies=path).ok
+    assert seen.headers[0]["cookie"] == "id=mine"
+    path.write_text("no cookies")
+    with pytest.raises(ValueError, match="not a cookies file"):
+        get(faults.url("/x"), tmp_path, cookies=path)
+
+
+def test_a_proxy_is_used_by_option_and_environment_and_not_if_excluded(
+    faults: FaultServer, other: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = faults.on("/x", content())
+    proxy = other.url("")
+    other.on(url, content(b"by the proxy"))
+    assert get(url, tmp_path / "1", proxy=proxy).ok
+    assert (tmp_path / "1" / "x").read_bytes() == b"by the proxy"
+    monkeypatch.setenv("http_proxy", proxy)
+    assert get(url, tmp_path / "2").ok
+    assert (tmp_path / "2" / "x").read_bytes() == b"by the proxy"
+    assert get(url, tmp_path / "3", proxy="").ok
+    assert (tmp_path / "3" / "x").read_bytes() == BODY
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert get(url, tmp_path / "4").ok
+    assert (tmp_path / "4" / "x").read_bytes() == BODY
+
+
+def test_https_does_not_become_http_unless_allowed(
+    faults: FaultServer,
+    start_nginx: Callable[..., Nginx],
+    pdfs: Path,
+    ca: Authority,
+    identity: Identity,
+    tmp_path: Path,
+) -> None:
+    url = faults.on("/plain", content())
+    server = start_nginx(pdfs, tls=identity, extra=f"location /x {{ return 302 {url}; }}")
+    context = ca.client_context()
+    result = get(server.url("x"), tmp_path, ssl=context)
+    assert (result.kind, faults.seen) == ("redirect", [])
+    assert "from https to http" in (result.error or "")
+    assert get(server.url("x"), tmp_path, ssl=context, allow_downgrade=True).ok
+
+
+def test_redirects_are_counted(faults: FaultServer, tmp_path: Path) -> None:
+    url = faults.on("/0", content(status="302 Found", Location="/1"))
+    faults.on("/1", content(status="307 Temporary Redirect", Location="/2"))
+    faults.on("/2", content())
+    assert get(url, tmp_path, max_redirects=2).ok
+    assert get(url, tmp_path / "b", max_redirects=1).error == "more than 1 redirects"
+    assert get(faults.on("/x", content(status="302 Found")), tmp_path).kind == "redirect"
+
+
+SHA = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5", "sha1", "sha512", "blake2b"])
+def test_a_checksum_is_verified(faults: FaultServer, tmp_path: Path, algorithm: str) -> None:
+    url = faults.on("/x", content())
+    right = hashlib.new(algorithm, BODY).hexdigest()
+    wrong = hashlib.new(algorithm, b"other").hexdigest()
+    result = get(Target(url, checksum=f"{algorithm}:{right.upper()}"), tmp_path)
+    assert (result.ok, result.checksum) == (True, f"{algorithm}:{right}")
+    result = get(Target(url, "y", checksum=f"{algorithm}:{wrong}"), tmp_path)
+    assert (result.kind, os.listdir(tmp_path)) == ("checksum", ["x"])
+
+
+@pytest.mark.parametrize("text", ["sha256:abc", "nonsense:00", "sha256", "shake_128:00"])
+def test_a_checksum_that_is_none_is_an_error_before_anything_is_fetched(
+    faults: FaultServer, tmp_path: Path, text: str
+) -> None:
+    result = get(Target(faults.on("/x", content()), checksum=text), tmp_path)
+    assert (result.kind, faults.seen) == ("checksum", [])
+
+
+def test_repr_digest_is_verified(faults: FaultServer, tmp_path: Path) -> None:
+    def field(body: bytes) -> str:
+        return f"md5=:AAAA:, sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+
+    assert get(faults.on("/x", content(Repr_Digest=field(BODY))), tmp_path).checksum == f"sha256:{SHA}"
+    result = get(faults.on("/y", content(Repr_Digest=field(b"other"))), tmp_path)
+    assert (result.kind, os.listdir(tmp_path)) == ("checksum", ["x"])
+    assert get(faults.on("/z", content(Repr_Digest="sha-256=:?:, what")), tmp_path).ok
+
+
+def test_a_checksum_file_is_asked_for_and_believed(faults: FaultServer, tmp_path: Path) -> None:
+    url = faults.on("/x", content())
+    assert get(url, tmp_path / "none", checksum_files=True).ok
+    faults.on("/x.sha256", content(f"{SHA} *x\n{'0' * 64}  y\n".encode()))
+    assert get(url, tmp_path / "right", checksum_files=True).checksum == f"sha256:{SHA}"
+    faults.on("/x.sha256", content(b"0" * 64))
+    assert get(url, tmp_path / "wrong", checksum_files=True).kind == "checksum"
+    assert os.listdir(tmp_path / "wrong") == []
+
+
+def test_sizes_are_held_to(faults: FaultServer, tmp_path: Path) -> None:
+    async def endless(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not exchange.closing.is_set():
+            await exchange.send(b"x" * 65536)
+
+    url = faults.on("/x", content())
+    assert get(url, tmp_path, max_size=len(BODY) - 1).kind == "refused"
+    assert get(faults.on("/endless", endless), tmp_path, max_size=1_000_000).kind == "refused"
+    assert get(Target(url, size=3), tmp_path).kind == "length"
+    assert os.listdir(tmp_path) == []
+    assert get(Target(url, size=len(BODY)), tmp_path, max_size=len(BODY)).ok
+
+
+def test_content_types_are_filtered(faults: FaultServer, tmp_path: Path) -> None:
+    url = faults.on("/x", content(Content_Type="Image/PNG; x=y"))
+    assert get(url, tmp_path, content_types=["text/*", "application/pdf"]).kind == "refused"
+    assert get(url, tmp_path, content_types=["image/*"]).ok
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "raw"])
+def test_encodings_are_undone_if_asked(faults: FaultServer, tmp_path: Path, encoding: str) -> None:
+    text = b"text " * 100_000
+    if encoding == "gzip":
+        body = gzip.compress(text[:1000]) + gzip.compress(text[1000:])
+    else:
+        packer = zlib.compressobj(wbits=15 if encoding == "deflate" else -15)
+        body = packer.compress(text) + packer.flush()
+    url = faults.on("/x", content(body, Content_Encoding="gzip" if encoding == "gzip" else "deflate"))
+    assert get(url, tmp_path, decode=True).ok
+    assert (tmp_path / "x").read_bytes() == text
+    result = get(faults.on("/y", content(body[:-20], Content_Encoding="gzip")), tmp_path, decode=True)
+    assert result.kind in ("length", "protocol")
+
+
+def test_a_bomb_is_refused(faults: FaultServer, tmp_path: Path) -> None:
+    body = gzip.compress(bytes(80_000_000), 9)
+    url = faults.on("/x", content(body, Content_Encoding="gzip"))
+    result = get(url, tmp_path, decode=True)
+    assert (result.kind, os.listdir(tmp_path)) == ("refused", [])
+    assert get(url, tmp_path, decode=True, max_size=1000).kind == "refused"
+
+
+def test_update_fetches_what_changed(start_nginx: Callable[..., Nginx], tmp_path: Path) -> None:
+    docs, out = tmp_path / "docs", tmp_path / "out"
+    docs.mkdir()
+    (docs / "x").write_bytes(b"old")
+    os.utime(docs / "x", (1e9, 1e9))
+    server = start_nginx(docs)
+    for options in ({}, {"journal": tmp_path / "db"}):
+        (docs / "x").write_bytes(b"old")
+        os.utime(docs / "x", (1e9, 1e9))
+        get(server.url("x"), out, update=True, **options)
+        same = get(server.url("x"), out, update=True, **options)
+        assert (same.ok, same.skipped, same.status) == (True, True, 304)
+        assert (out / "x").stat().st_mtime == 1e9
+        (docs / "x").write_bytes(b"new")
+        new = get(server.url("x"), out, update=True, **options)
+        assert (new.ok, new.skipped) == (True, False)
+        assert (out / "x").read_bytes() == b"new"
+        (out / "x").unlink()
+
+
+def test_a_target_names_its_file_and_not_its_place(faults: FaultServer, tmp_path: Path) -> None:
+    url = faults.on("/x", content(Content_Disposition="attachment; filename=server.txt"))
+    assert get(Target(url, "../../mine.txt"), tmp_path / "in").path == tmp_path / "in" / "mine.txt"
+    assert get(Target(url, ".."), tmp_path / "in").kind == "name"
+
+
+def test_hosts_are_limited_and_one_does_not_hold_up_the_other(
+    faults: FaultServer, other: FaultServer, tmp_path: Path
+) -> None:
+    async def slow(exchange: Exchange) -> None:
+        while not other.seen and not exchange.closing.is_set():
+            await asyncio.sleep(0.01)
+        await exchange.reply(BODY)
+
+    urls = [faults.on(f"/{number}", slow) for number in range(12)]
+    urls.append(other.on("/y", content()))
+
+    async def main() -> list[Result]:
+        return [result async for result in download_all(urls, tmp_path, concurrency=4, per_host=2)]
+
+    results = noria.run(main())
+    assert all(result.ok for result in results)
+    assert faults.most_at_once <= 4  # two, and two that are closing
+
+
+def test_the_limit_adapts(faults: FaultServer, tmp_path: Path) -> None:
+    async def overloaded(exchange: Exchange) -> None:
+        if exchange.number == 1 and len(faults.seen) < 6:
+            await exchange.reply(b"", "503 Service Unavailable")
+        else:
+            await exchange.reply(BODY)
+
+    activity = Activity()
+    limits: list[int] = []
+    activity.observer = lambda event, subject: limits.append(activity.limit)
+    urls = [faults.on(f"/{number}", overloaded) for number in range(40)]
+
+    async def main() -> list[Result]:
+        options: Any = {"adaptive": True, "activity": activity, "longest_wait": 0.01, "concurrency": 16}
+        return [result async for result in download_all(urls, tmp_path, **options)]
+
+    assert all(result.ok for result in noria.run(main()))
+    assert 1 in limits
+    assert max(limits) > 4
+
+
+def test_a_rate_is_kept(faults: FaultServer, tmp_path: Path) -> None:
+    url = faults.on("/x", content(bytes(300_000)))
+    for option in ("rate", "host_rate"):
+        start = time.monotonic()
+        assert get(url, tmp_path / option, **{option: 300_000}).ok
+        assert time.monotonic() - start >= 0.5
+
+
+def test_the_head_of_an_answer_must_come_in_time(faults: FaultServer, tmp_path: Path) -> None:
+    result = get(faults.on("/x", Exchange.hang), tmp_path, first_byte_timeout=0.2)
+    assert (result.error, result.kind) == ("no answer within 0.2 s", "timeout")
+
+
+def test_a_name_too_long_and_a_full_disk_fail_alone(faults: FaultServer, tmp_path: Path) -> None:
+    good = faults.on("/good", content())
+    results = {}
+
+    async def main() -> None:
+        (tmp_path / "taken.part").mkdir()
+        urls = [faults.on("/taken", content()), good]
+        async for result in download_all(urls, tmp_path, journal=tmp_path / "db"):
+            results[result.url] = result
+
+    noria.run(main())
+    assert results[good].ok
+    assert results[faults.url("/taken")].kind == "disk"
+
+
+def test_fsync_and_an_observer_and_what_a_result_tells(faults: FaultServer, tmp_path: Path) -> None:
+    events: list[str] = []
+
+    def observe(event: str, subject: Transfer | Result) -> None:
+        assert isinstance(subject, Result if event == "done" else Transfer)
+        events.append(event)
+
+    async def twice(exchange: Exchange) -> None:
+        if exchange.number == 1:
+            await exchange.reply(b"", "503 Service Unavailable")
+        else:
+            await exchange.reply(BODY, ETag='"e"')
+
+    activity = Activity(observer=observe)
+    result = get(faults.on("/x", twice), tmp_path, fsync=True, activity=activity, retries=1)
+    assert events == ["start", "retry", "done"]
+    assert (result.etag, result.host, result.kind) == ('"e"', f"127.0.0.1:{faults.port}", None)
+    assert result.first_byte is not None
+    assert abs(result.started - time.time()) < 60
+
+
+def test_a_downloader_takes_the_callers_session_and_leaves_it_open(
+    faults: FaultServer, tmp_path: Path
+) -> None:
+    seen = Seen()
+    url = faults.on("/x", seen)
+
+    async def main() -> None:
+        async with aiohttp.ClientSession(headers={"X-Mine": "1"}) as session:
+            async with Downloader(tmp_path, session=session, journal=tmp_path / "db") as downloader:
+                first, second = await asyncio.gather(
+                    downloader.download(url), downloader.download(Target(url, "y"))
+                )
+                assert first.ok, first
+                assert second.ok, second
+                assert [result.ok async for result in downloader.download_all([Target(url, "z")])] == [True]
+            assert not session.closed
+        with pytest.raises(RuntimeError, match="async with"):
+            downloader.download_all([])
+
+    noria.run(main())
+    assert [headers["x-mine"] for headers in seen.headers] == ["1", "1", "1"]
+    assert sorted(path.name for path in tmp_path.iterdir() if len(path.name) == 1) == ["x", "y", "z"]
