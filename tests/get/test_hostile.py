@@ -125,12 +125,12 @@ CASES = {
         ok("Content-Length: 3\nTransfer-Encoding: chunked", b"f\r\n" + RIGHT + b"\r\n0\r\n\r\n"),
         error=NONSENSE,
     ),
-    # Chunks
-    "chunk-negative": Case(raw(CHUNKED, b"-5\r\nhello\r\n0\r\n\r\n"), error=NONSENSE),
-    "chunk-unreadable": Case(raw(CHUNKED, b"five\r\nhello\r\n0\r\n\r\n"), error=NONSENSE),
-    "chunk-beyond-64-bits": Case(raw(CHUNKED, b"f" * 17 + b"\r\nhello\r\n"), error=NONSENSE),
+    # Chunks. What makes no sense after the head has been read, aiohttp may tell nobody; then it is a stall.
+    "chunk-negative": Case(raw(CHUNKED, b"-5\r\nhello\r\n0\r\n\r\n"), error=""),
+    "chunk-unreadable": Case(raw(CHUNKED, b"five\r\nhello\r\n0\r\n\r\n"), error=""),
+    "chunk-beyond-64-bits": Case(raw(CHUNKED, b"f" * 17 + b"\r\nhello\r\n"), error=""),
     "chunk-cut": Case(raw(CHUNKED, b"1000\r\nhello"), error=CLOSED),
-    "chunk-longer": Case(raw(CHUNKED, b"5\r\nhello world\r\n0\r\n\r\n"), error=NONSENSE),
+    "chunk-longer": Case(raw(CHUNKED, b"5\r\nhello world\r\n0\r\n\r\n"), error=""),
     "chunks-without-end": Case(raw(CHUNKED, b"5\r\nhello\r\n"), error=CLOSED),
     "chunks-cut-in-the-trailer": Case(raw(CHUNKED, b"5\r\nhello\r\n0\r\nX: y\r\n"), error=CLOSED),
     "chunk-extension-endless": Case(endless(CHUNKED + b"5;", b"x" * 65536), error=""),
@@ -192,7 +192,9 @@ CASES = {
     "to-a-port": Case(redirect("http://127.0.0.1:99999/x"), error=""),
     "to-escapes": Case(redirect("http://\x1b[2J/"), error=""),
     "to-length": Case(redirect("/" + "x" * 5_000), error="404"),
-    "to-nowhere": Case(ok("Content-Length: 0", b"", status="HTTP/1.1 302 Found"), error="302"),
+    "to-nowhere": Case(
+        ok("Content-Length: 0", b"", status="HTTP/1.1 302 Found"), error="redirected without saying where to"
+    ),
     "to-itself-with-a-body-without-end": Case(
         endless(b"HTTP/1.1 302 Found\r\nLocation: /missing\r\n\r\n", b"x" * 65536), error="404"
     ),

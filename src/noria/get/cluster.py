@@ -10,7 +10,8 @@ Everything from the workers comes through one Dask queue, in order:
 
     ("start", shard, attempt)            the answer is a Variable: the work, as one string of JSON
     ("results", shard, attempt, [...])   index and fields of each, a few times a second
-    ("end", shard, attempt)
+    ("end", shard, attempt)              all results are sent
+    ("failed", shard, attempt, error)    the worker cannot do it at all: the output is not to be reached
 
 What comes from an attempt that is not the latest of its shard is dropped: a worker that was only thought dead
 may still talk.
@@ -419,6 +420,8 @@ class _Run:
             return await loop.run_in_executor(self._pool, self._record, lost)
         if message[2] != shard.attempt:
             return []  # from one that was thought dead
+        if message[0] == "failed":
+            raise ClusterError(f"a worker cannot go on: {failures.printable(message[3])}")
         if message[0] == "end":
             del self._shards[message[1]]
             assert not shard.items
@@ -487,8 +490,13 @@ def _run_shard(run: str, number: int) -> None:
     answer = Variable(f"{run}-{attempt}", client=client)
     work = json.loads(answer.get(timeout=_ANSWER))
     answer.delete()
-    if noria.run(_download(work, number, attempt, channel, stop)):
-        channel.put(("end", number, attempt))
+    try:
+        if noria.run(_download(work, number, attempt, channel, stop)):
+            channel.put(("end", number, attempt))
+    except (
+        Exception
+    ) as error:  # not raised: Dask would pickle it with its frames, or hang over what cannot be
+        channel.put(("failed", number, attempt, f"{type(error).__name__}: {error}"))
 
 
 async def _download(work: dict[str, Any], number: int, attempt: str, channel: Any, stop: Any) -> bool:
@@ -513,6 +521,7 @@ async def _download(work: dict[str, Any], number: int, attempt: str, channel: An
             await send()
             if await asyncio.to_thread(stop.is_set):
                 return False
+        await send()  # what has come since
         return True
 
     async def fetch(downloader: Downloader) -> None:
