@@ -45,7 +45,7 @@ from noria.get.engine import Downloader
 from noria.get.failures import Failure
 from noria.get.journal import DONE, FINISHING, Journal, Record
 from noria.get.names import Names, name_from_url, safe_name
-from noria.get.objects import FsspecStore, is_url, make_store
+from noria.get.objects import FsspecStore, make_store
 from noria.get.results import Activity, Result
 from noria.get.store import Stamp, Store
 from noria.get.target import Target
@@ -53,7 +53,7 @@ from noria.get.target import Target
 SHARD: Final = 200  # targets
 
 _FLUSH = 0.25  # seconds between results of one worker
-_CONNECT = 30.0  # seconds to reach the scheduler
+_CONNECT = 5.0  # seconds to reach the scheduler
 _ANSWER = 120.0  # seconds that a task waits for its work
 _OVER = ("over",)  # the client's last message, to itself
 _UNDER_WAY = Stamp(-1, 0)  # in the journal, of what the cluster works on
@@ -505,7 +505,7 @@ async def _download(work: dict[str, Any], number: int, attempt: str, channel: An
     if options.get("auth") is not None:
         options["auth"] = tuple(options["auth"])
     gathered: list[tuple[int, dict[str, Any]]] = []
-    items = iter(work["items"])
+    items = work["items"]
     finished = asyncio.Event()
 
     async def send() -> None:
@@ -525,18 +525,31 @@ async def _download(work: dict[str, Any], number: int, attempt: str, channel: An
         return True
 
     async def fetch(downloader: Downloader) -> None:
+        by_name = {target[1]: index for index, target in items}
+        by_url: dict[str, list[int]] = {}
         for index, target in items:
-            result = await downloader.download(Target(*target))
-            found = {field.name: getattr(result, field.name) for field in fields(result)}
-            found["path"] = None if result.path is None else str(result.path)
-            gathered.append((index, found))
+            by_url.setdefault(target[0], []).append(index)
+        failed: list[dict[str, Any]] = []
+        async with contextlib.aclosing(downloader.download_all(Target(*t) for _, t in items)) as results:
+            async for result in results:
+                found = {field.name: getattr(result, field.name) for field in fields(result)}
+                if result.path is None and len(by_url[result.url]) > 1:
+                    failed.append(
+                        found
+                    )  # which of the equal ones it was shows when the others have their names
+                    continue
+                if result.path is None:
+                    index = by_url[result.url][0]
+                else:
+                    found["path"] = str(result.path)
+                    index = by_name[result.path.name]
+                    by_url[result.url].remove(index)
+                gathered.append((index, found))
+        gathered.extend((by_url[found["url"]].pop(), found) for found in failed)
 
-    output = work["output"]
-    if is_url(output):
-        options["store"] = make_store(output)
-    async with Downloader("." if is_url(output) else output, **options) as downloader:
+    async with Downloader(store=make_store(work["output"]), **options) as downloader:
         sending = asyncio.create_task(send_often())
-        fetching = asyncio.gather(*(fetch(downloader) for _ in range(options["concurrency"])))
+        fetching = asyncio.create_task(fetch(downloader))
         try:
             await asyncio.wait((sending, fetching), return_when=asyncio.FIRST_COMPLETED)
             if not fetching.done():
