@@ -58,7 +58,7 @@ WITH_ASAN := LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detec
 asan-build: $(VENV)/ready
 	NORIA_SANITIZE=address $(PY) setup.py --quiet build --build-base build/asan --build-lib $(ASAN)
 asan: asan-build
-	$(WITH_ASAN) $(PY) -m pytest -o timeout=600 $(or $(ARGS),tests/core tests/net tests/streams tests/sync)
+	$(WITH_ASAN) $(PY) -m pytest -o timeout=600 $(or $(ARGS),tests/core tests/files tests/net tests/streams tests/sync)
 
 # All at once for ten minutes, on that build; tests/soak says what is counted.
 soak: asan-build

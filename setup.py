@@ -22,7 +22,7 @@ extensions = [
         [str(path)],
         extra_compile_args=flags,
         extra_link_args=link,
-        include_dirs=["src/noria/core", "src/noria/io"],
+        include_dirs=["src/noria/core", "src/noria/io", "src/noria/files"],
         depends=[str(p) for p in Path("src/noria").glob("**/*.h")],
     )
     for path in sorted(Path("src/noria").glob("**/*.pyx"))

@@ -68,6 +68,7 @@ from noria.core.futures import Future as Future
 from noria.core.handles import Handle as Handle
 from noria.core.tasks import Task as Task
 from noria.core.timers import TimerHandle as TimerHandle
+from noria.files.opening import open as open
 from noria.loop import Loop as Loop, new_event_loop as new_event_loop
 from noria.net.server import Server as Server
 from noria.runners import EventLoopPolicy as EventLoopPolicy, Runner as Runner, install as install, run as run
@@ -120,6 +121,6 @@ if sys.version_info < (3, 14):
     )
 
 # noria.get is imported when first asked for.
-from noria import get as get
+from noria import files as files, get as get
 
 __version__: str

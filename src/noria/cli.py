@@ -28,7 +28,8 @@ import noria
 
 USAGE_ERROR = 2  # exit status, as of argparse and python
 
-_EXTRAS = {"get": ("aiohttp", "rich"), "demo": ("aiohttp", "rich")}  # command -> what it imports from outside
+# Command -> what it imports from outside.
+_EXTRAS = {"get": ("aiohttp", "rich"), "demo": ("aiohttp", "rich"), "completion": ("shtab",)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "  run    run any Python script or module with noria as its event loop\n"
         "  get    download files, many at a time\n"
         "  demo   see what blocking the loop costs, in under ten seconds\n"
-        "  bench  compare every event loop that is installed\n\n"
+        "  bench  compare every event loop that is installed\n"
+        "  info   what noria found here: driver, kernel, limits\n"
+        "  completion  print a script that completes all this in bash, zsh or fish\n\n"
         "'noria COMMAND --help' tells more about each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -63,11 +66,12 @@ def _version() -> str:
 
 
 def _get(arguments: list[str]) -> int:
+    from noria.get.command import main as get
+
     try:
-        from noria.get.command import main as get
+        return get(arguments)  # which imports its packages when it needs them
     except ModuleNotFoundError as error:
         return _missing("get", error)
-    return get(arguments)
 
 
 def _demo(arguments: list[str]) -> int:
@@ -82,6 +86,27 @@ def _bench(arguments: list[str]) -> int:
     from noria.bench.command import main as bench
 
     return bench(arguments)
+
+
+def _info(arguments: list[str]) -> int:
+    argparse.ArgumentParser(
+        prog="noria info",
+        description="Print what noria found here: its driver and why, kernel features, limits.",
+    ).parse_args(arguments)
+    from noria.information import information
+
+    for name, value in information(_version()):
+        print(f"{name:<14} {value}")
+    return 0
+
+
+def _completion(arguments: list[str]) -> int:
+    from noria.completion import main as completion
+
+    try:
+        return completion(arguments)
+    except ModuleNotFoundError as error:
+        return _missing("completion", error)
 
 
 def _missing(command: str, error: ModuleNotFoundError) -> int:
@@ -134,7 +159,14 @@ def _wrong_usage(what: str) -> int:
     return USAGE_ERROR
 
 
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "get": _get, "demo": _demo, "bench": _bench}
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "get": _get,
+    "demo": _demo,
+    "bench": _bench,
+    "info": _info,
+    "completion": _completion,
+}
 
 _launcher: ModuleType | None = None  # the __main__ before the program's; its frames still run
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Awaitable, Generator
 from typing import Any, TypeVar
 
 from noria.core.house import Housekeeping
 from noria.core.loop import CoreLoop
-from noria.io.epoll import EpollDriver
+from noria.io.choice import choose
 from noria.net.connect import Connecting
 from noria.net.endpoints import Endpoints
 from noria.process import Children
@@ -17,14 +16,13 @@ from noria.signals import Signals
 
 _T = TypeVar("_T")
 
-DRIVERS = {"epoll": EpollDriver}
-
 
 class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
     """noria's event loop, an asyncio.AbstractEventLoop.
 
-    driver: "epoll", or None to take the environment variable NORIA_DRIVER or else the default. Raises ValueError for
-    a driver there is not.
+    driver: "epoll", "io_uring", or None to take the environment variable NORIA_DRIVER or else the default, epoll. Where
+    the kernel does not allow io_uring the loop gets epoll (`noria info` tells why). Raises ValueError for a driver there
+    is not.
     """
 
     # Kept out of the instance's dict, which stays unmade until a program sets an attribute of its own: the interpreter
@@ -36,15 +34,15 @@ class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
         "_driver",
         "_exception_handler",
         "_executor_shut",
+        "_files",
         "_outer_wakeup",
         "_signal_handlers",
     )
 
     def __init__(self, driver: str | None = None) -> None:
-        name = driver or os.environ.get("NORIA_DRIVER") or "epoll"
-        if name not in DRIVERS:
-            raise ValueError(f"there is no driver {name!r}; choose one of: {', '.join(DRIVERS)}")
-        self._driver = DRIVERS[name]()  # first: it is what can fail, for want of descriptors
+        kind, _ = choose(driver)
+        self._driver = kind()  # first: it is what can fail, for want of descriptors
+        self._files: Any = None  # files.engine.Engine, made for the first operation on a file
         self._furnish()
         self._furnish_signals()
         super().__init__(self._driver)
@@ -77,6 +75,8 @@ class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
         if self.is_closed():
             return
         self._drop_signal_handlers()
+        if self._files is not None:
+            self._files.close()
         self._close_core()
         self._close_executor()
 

@@ -23,11 +23,11 @@ def test_version() -> None:
 def test_help_names_every_command() -> None:
     done = command("--help")
     assert done.returncode == 0
-    for name in ("run", "get", "demo"):
+    for name in ("run", "get", "demo", "bench", "completion"):
         assert f"\n  {name} " in done.stdout
 
 
-@pytest.mark.parametrize("name", ["run", "get", "demo"])
+@pytest.mark.parametrize("name", ["run", "get", "demo", "bench", "completion"])
 def test_every_command_has_help(name: str) -> None:
     done = command(name, "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -42,14 +42,22 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("package", ["aiohttp", "rich"])
-@pytest.mark.parametrize("name", ["get", "demo"])
-def test_a_missing_extra_is_named_with_the_cure(name: str, package: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "package", "needs"),
+    [
+        (["get", "http://127.0.0.1:9/"], "aiohttp", "aiohttp and rich"),
+        (["get", "http://127.0.0.1:9/"], "rich", "aiohttp and rich"),
+        (["demo"], "aiohttp", "aiohttp and rich"),
+        (["demo"], "rich", "aiohttp and rich"),
+        (["completion", "bash"], "shtab", "shtab"),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_cure(arguments: list[str], package: str, needs: str) -> None:
     # None in sys.modules is how Python itself marks a module that is not to be found.
     code = f"import sys; sys.modules[{package!r}] = None; from noria.cli import main; sys.exit(main())"
-    done = command(name, code=code)
+    done = command(*arguments, code=code)
     assert done.returncode == 2
-    assert done.stderr == f"noria {name} needs aiohttp and rich: pip install 'noria[get]'\n"
+    assert done.stderr == f"noria {arguments[0]} needs {needs}: pip install 'noria[get]'\n"
 
 
 def test_run_and_version_need_no_extra() -> None:

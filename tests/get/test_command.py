@@ -37,6 +37,11 @@ def get(*arguments: str | Path, **options: object) -> subprocess.CompletedProces
     )
 
 
+def files(directory: Path) -> list[str]:
+    """The names in `directory`, without the journal that every run keeps there."""
+    return [name for name in os.listdir(directory) if not name.startswith(".noria-get.db")]
+
+
 def wait_for(what: Callable[[], object], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not what():
@@ -61,7 +66,7 @@ def test_some_failed_is_1_and_each_has_a_line(pdf_server: Nginx, tmp_path: Path)
     errors = [line for line in done.stderr.splitlines() if line.startswith("noria get: ")]
     assert f"noria get: {urls[1]}: the server answered 404 Not Found" in errors
     assert len(errors) == 3
-    assert os.listdir(tmp_path) == ["f1040.pdf"]
+    assert files(tmp_path) == ["f1040.pdf"]
     assert done.stderr.splitlines()[-1].startswith("1 downloaded, 3 failed, ")
 
 
@@ -74,7 +79,7 @@ def test_quiet_says_only_what_went_wrong(pdf_server: Nginx, tmp_path: Path) -> N
 
 def test_files_go_to_the_current_directory_by_default(pdf_server: Nginx, tmp_path: Path) -> None:
     assert get(pdf_server.url("f1040.pdf"), cwd=tmp_path).returncode == 0
-    assert os.listdir(tmp_path) == ["f1040.pdf"]
+    assert files(tmp_path) == ["f1040.pdf"]
 
 
 def test_a_list_from_a_file_has_blank_lines_and_comments(pdf_server: Nginx, tmp_path: Path) -> None:
@@ -84,7 +89,7 @@ def test_a_list_from_a_file_has_blank_lines_and_comments(pdf_server: Nginx, tmp_
         b"#" + pdf_server.url("f1040a.pdf").encode() + b"\n" + pdf_server.url("f1040ez.pdf").encode()
     )
     assert get("-i", urls, "-o", tmp_path / "out").returncode == 0
-    assert sorted(os.listdir(tmp_path / "out")) == ["f1040.pdf", "f1040ez.pdf"]
+    assert sorted(files(tmp_path / "out")) == ["f1040.pdf", "f1040ez.pdf"]
 
 
 def test_a_list_from_a_pipe_is_worked_on_while_it_comes(pdf_server: Nginx, tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_a_full_disk_fails_what_does_not_fit_and_nothing_else(pdf_server: Nginx,
     names = ["f1040.pdf", "f1040a.pdf", "f1040es.pdf", "f1040ez.pdf", "f1040sb.pdf"]
     done = get("-o", tmp_path, *map(pdf_server.url, names), preexec_fn=limit)
     assert done.returncode == 1
-    assert sorted(os.listdir(tmp_path)) == ["f1040a.pdf", "f1040ez.pdf", "f1040sb.pdf"]
+    assert sorted(files(tmp_path)) == ["f1040a.pdf", "f1040ez.pdf", "f1040sb.pdf"]
     for name in ["f1040.pdf", "f1040es.pdf"]:
         assert f"{pdf_server.url(name)}: cannot write {tmp_path}/{name}: File too large" in done.stderr
 
@@ -208,7 +213,7 @@ def test_an_interrupt_is_130_soon_with_a_summary_and_no_remains(
     # The file that is there may not have been counted yet.
     assert re.match(r"interrupted: [01] downloaded, ", stderr.splitlines()[-1])
     assert "Traceback" not in stderr
-    assert os.listdir(tmp_path) == ["f1040.pdf"]
+    assert files(tmp_path) == ["f1040.pdf"]
 
 
 def test_an_interrupt_while_the_list_is_awaited_ends_at_once(tmp_path: Path) -> None:
@@ -234,7 +239,7 @@ def test_nobody_reading_the_report_does_not_stop_the_downloads(
     with open(writing, "wb") as stderr:
         done = subprocess.run([*GET, "-o", str(tmp_path), *urls], stderr=stderr, timeout=60)
     assert done.returncode == 0
-    assert len(os.listdir(tmp_path)) == 5
+    assert len(files(tmp_path)) == 5
 
 
 def test_a_terminal_gets_a_live_display(pdf_server: Nginx, pdfs: Path, tmp_path: Path) -> None:
@@ -325,7 +330,7 @@ def test_a_thousand_small_files_and_a_huge_one_in_little_memory(
     code, kib = map(int, measured.stdout.split()[-2:])
     assert code == 0
     assert kib < MEMORY_LIMIT
-    assert sorted(os.listdir(out)) == sorted(names)
+    assert sorted(files(out)) == sorted(names)
     for name in names:
         assert digest(out / name) == digest(docs / name)
 
@@ -368,13 +373,13 @@ def test_a_server_killed_and_started_again_loses_nothing_that_was_finished(
     assert sorted(failed) == sorted([urls[0], *urls[500:600]])
     assert stderr.splitlines()[-1].startswith("900 downloaded, 101 failed, ")
     arrived = names[1:500] + names[600:]
-    assert sorted(os.listdir(out)) == sorted(arrived)
+    assert sorted(files(out)) == sorted(arrived)
     for name in arrived:
         assert digest(out / name) == digest(docs / name)
     # A second run, with the server in health, brings the rest and leaves alone what is there.
     again = get("--skip-existing", "-q", "-o", out, "-j", "50", *(url for url in urls[1:]))
     assert again.returncode == 0
-    assert sorted(os.listdir(out)) == sorted(names[1:])
+    assert sorted(files(out)) == sorted(names[1:])
 
 
 def test_retries_bridge_a_restart(start_nginx: Callable[..., Nginx], big_directory: Path) -> None:
@@ -396,6 +401,6 @@ def test_retries_bridge_a_restart(start_nginx: Callable[..., Nginx], big_directo
     finally:
         process.kill()
         process.wait()
-    assert sorted(os.listdir(out)) == sorted(names)
+    assert sorted(files(out)) == sorted(names)
     for name in names:
         assert digest(out / name) == digest(docs / name)

@@ -14,7 +14,7 @@ import pytest
 
 import noria
 from get.fault_server import Exchange, FaultServer
-from noria.get import Result, Target, download, download_all
+from noria.get import Activity, Result, Target, download, download_all
 from noria.get.journal import DONE, Journal
 from noria.get.store import Stamp
 from support.nginx import Nginx
@@ -241,6 +241,22 @@ def test_cancellation_leaves_a_part_that_is_gone_on_with(faults: FaultServer, tm
     assert result.ok
     assert result.resumed > 0
     assert (tmp_path / "x").read_bytes() == BODY
+
+
+def test_cancelled_while_it_waits_without_a_journal_it_leaves_no_part(
+    faults: FaultServer, tmp_path: Path
+) -> None:
+    url = faults.on("/x", ranged(cut=lambda n: 700_000))
+
+    async def main() -> None:
+        task: asyncio.Task[Result]
+        activity = Activity(observer=lambda event, _: task.cancel() if event == "retry" else None)
+        task = asyncio.create_task(download(url, tmp_path, activity=activity))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    noria.run(main())
+    assert os.listdir(tmp_path) == []
 
 
 PROGRAM = """

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -264,3 +265,131 @@ async def test_many_calls_at_once_keep_apart() -> None:
     for near, far in pairs:
         near.close()
         far.close()
+
+
+# A socket stays watched from one wait to the next. Its number may come back to another, to be watched by anybody.
+
+
+def again_at(number: int) -> tuple[socket.socket, socket.socket]:
+    """A connected pair whose first has this number, which is free."""
+    held = []
+    try:
+        for _ in range(100):
+            near, far = pair()
+            if near.fileno() == number:
+                return near, far
+            if far.fileno() == number:
+                return far, near
+            held += [near, far]
+    finally:
+        for sock in held:
+            sock.close()
+    raise AssertionError(f"the number {number} did not come back")
+
+
+async def waited_for(near: socket.socket, far: socket.socket) -> None:
+    """near has been waited for, and is watched still."""
+    receiving = asyncio.create_task(loop_().sock_recv(near, 100))
+    await turns(3)
+    far.send(b"first")
+    assert await receiving == b"first"
+
+
+@pytest.mark.parametrize("how", ["sock_recv", "sock_sendall", "add_reader", "transport", "listener"])
+def test_a_number_that_comes_back_is_watched_anew(how: str) -> None:
+    @on_noria
+    async def program() -> None:
+        loop = loop_()
+        near, far = pair()
+        number = near.fileno()
+        await waited_for(near, far)
+        near.close()
+        far.close()
+        near, far = again_at(number)
+        async with asyncio.timeout(10):
+            with near, far:
+                if how == "sock_recv":
+                    await waited_for(near, far)
+                elif how == "sock_sendall":
+                    data = pattern(2_000_000)
+                    sending = asyncio.create_task(loop.sock_sendall(near, data))
+                    assert await read_all(far, len(data)) == data
+                    await sending
+                elif how == "add_reader":
+                    called = asyncio.Event()
+                    loop.add_reader(near, called.set)
+                    await turns(3)
+                    assert not called.is_set()
+                    far.send(b"x")
+                    await called.wait()
+                    assert loop.remove_reader(near)
+                    assert near.recv(10) == b"x"
+                    await waited_for(near, far)
+                elif how == "transport":
+                    reader, writer = await asyncio.open_connection(sock=near)
+                    far.send(b"line\n")
+                    assert await reader.readline() == b"line\n"
+                    with pytest.raises(RuntimeError, match="is used by transport"):
+                        await loop.sock_recv(near, 10)
+                    writer.close()
+                    await writer.wait_closed()
+                else:
+                    near.close()
+                    with socket.create_server(("127.0.0.1", 0)) as listener:
+                        listener.setblocking(False)
+                        assert listener.fileno() == number
+                        accepting = asyncio.create_task(loop.sock_accept(listener))
+                        await turns(3)
+                        with socket.create_connection(listener.getsockname()):
+                            (await accepting)[0].close()
+
+    program()
+
+
+@on_noria
+async def test_one_task_receives_while_another_sends_on_the_same_socket() -> None:
+    near, far = pair()
+    with near, far:
+        data = pattern(3_000_000)
+        for _ in range(3):
+            receiving = asyncio.create_task(loop_().sock_recv(near, 100))
+            sending = asyncio.create_task(loop_().sock_sendall(near, data))
+            assert await read_all(far, len(data)) == data
+            await sending
+            assert not receiving.done()
+            far.send(b"answer")
+            assert await receiving == b"answer"
+
+
+@on_noria
+async def test_data_that_nobody_waits_for_does_not_keep_the_loop_awake() -> None:
+    near, far = pair()
+    with near, far:
+        await waited_for(near, far)
+        far.send(b"unasked")
+        await asyncio.sleep(0.01)  # the kernel reports it once
+        used = time.thread_time()
+        await asyncio.sleep(0.3)
+        assert time.thread_time() - used < 0.15, "the loop spun"
+        assert await loop_().sock_recv(near, 100) == b"unasked"
+        await waited_for(near, far)
+
+
+@on_noria
+async def test_a_socket_of_another_make_is_asked_by_its_own_methods() -> None:
+    class Upper(socket.socket):
+        def recv(self, *arguments: Any) -> bytes:
+            return super().recv(*arguments).upper()
+
+        def send(self, data: Any, *arguments: Any) -> int:
+            return super().send(bytes(data).upper(), *arguments)
+
+    near, far = pair()
+    with far, Upper(near.family, near.type, near.proto, near.detach()) as odd:
+        odd.setblocking(False)
+        receiving = asyncio.create_task(loop_().sock_recv(odd, 100))
+        await turns(3)
+        far.send(b"shout")
+        assert await receiving == b"SHOUT"
+        await loop_().sock_sendall(odd, b"back")
+        assert far.recv(10) == b"BACK"

@@ -15,16 +15,20 @@ import pytest
 PACKAGES = {
     "chromium": "chromium",
     "curl": "curl",
+    "fish": "fish",
     "gcc": "gcc",
     "gdb": "gdb",
+    "man": "man-db",
     "nginx": "nginx-light",
     "openssl": "openssl",
     "postgres": "postgresql",
     "redis-server": "redis-server",
     "strace": "strace",
+    "tmux": "tmux",
     "unshare": "util-linux",
     "valgrind": "valgrind",
     "wrk": "wrk",
+    "zsh": "zsh",
 }
 
 # Where Debian puts programs without their being on an ordinary user's PATH.

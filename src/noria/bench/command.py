@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises SystemExit with status 2 for wrong usage, as argparse does.
     """
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(argv)
     rows = find()
     if options.list:
@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `noria bench`, also for completion."""
     parser = argparse.ArgumentParser(
         prog="noria bench",
         description="Run the same programs on every event loop that is installed, side by side, and compare.",

@@ -45,6 +45,23 @@ _ALL = (
     Loop("noria", "noria", names="noria", ours=True),
     # The same loop under a program that takes asyncio's own names.
     Loop("noria-asyncio", "noria", ours=True, usual=False),
+    # noria on the one driver and on the other, whatever it would choose by itself.
+    Loop(
+        "noria-epoll",
+        "noria",
+        names="noria",
+        ours=True,
+        usual=False,
+        environment=(("NORIA_DRIVER", "epoll"),),
+    ),
+    Loop(
+        "noria-io_uring",
+        "noria",
+        names="noria",
+        ours=True,
+        usual=False,
+        environment=(("NORIA_DRIVER", "io_uring"),),
+    ),
     Loop("asyncio", "asyncio", factory="SelectorEventLoop"),
     Loop("uvloop", "uvloop"),
     Loop("rloop", "rloop"),

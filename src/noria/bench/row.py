@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-GROUPS = ("scheduling", "primitives", "network", "applications", "memory")
+GROUPS = ("scheduling", "primitives", "network", "files", "applications", "memory")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ from noria.core.tasks import add_wheel
 
 cdef enum:
     ASK_EVERY = 64
+    TELL_EVERY = 4  # what is posted to be sent waits for the next time the kernel is asked
 
 # Deadlines this close count as reached, as in asyncio: the clock's resolution, in seconds.
 cdef double RESOLUTION = 1e-9
@@ -297,6 +298,8 @@ cdef class CoreLoop(Wheel):
                 if self.over(stopper):
                     break
         finally:
+            if self.driver.due:
+                self.driver.flush()
             if held is not None:
                 current_tasks[self] = held
             self.current = task
@@ -390,7 +393,8 @@ cdef class CoreLoop(Wheel):
             self.asked = noria_ticks()
         else:
             self.idle_turns += 1
-            if ask or self.idle_turns >= ASK_EVERY or noria_ticks() - self.asked > NORIA_SLICE:
+            if (ask or self.idle_turns >= <unsigned int>(TELL_EVERY if self.driver.due else ASK_EVERY)
+                    or noria_ticks() - self.asked > NORIA_SLICE):
                 self.driver.wait(0, True)
                 self.idle_turns = 0
                 self.asked = noria_ticks()

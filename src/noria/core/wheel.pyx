@@ -34,6 +34,9 @@ cdef class Driver:
     cdef int wait(self, double timeout, bint defer) except -1:
         raise NotImplementedError
 
+    cdef int flush(self) except -1:
+        return 0
+
     cdef int wake(self) except -1:
         raise NotImplementedError
 

@@ -1,5 +1,5 @@
-"""Requests by aiohttp, with redirects followed by hand: so that they can be counted, refused, and kept from
-carrying secrets to somebody else.
+"""Requests by aiohttp, or in short by `lean`, with redirects followed by hand: so that they can be counted, refused,
+and kept from carrying secrets to somebody else.
 """
 
 import asyncio
@@ -7,23 +7,41 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-import aiohttp
 from yarl import URL
 
 from noria.get import decoding, redirects
 from noria.get.credentials import Credentials
 from noria.get.failures import Failure
 from noria.get.journal import SECRET_HEADERS
+from noria.get.lean import LeanResponse, LeanSession
 from noria.get.options import Settings
 from noria.get.results import Transfer
+
+if TYPE_CHECKING:
+    import aiohttp
+
+Response: TypeAlias = Union["aiohttp.ClientResponse", LeanResponse]
 
 SHORT_BODY = 64 * 1024  # of an error page that is read to keep its connection
 
 
-def make_session(settings: Settings) -> aiohttp.ClientSession:
-    """A session for a run: it follows no environment variables and decodes nothing by itself."""
+def make_session(settings: Settings) -> LeanSession:
+    """A session for a run, which asks aiohttp for what is not plain."""
+    return LeanSession(
+        lambda: _aiohttp_session(settings),
+        connect_timeout=settings.connect_timeout,
+        stall_timeout=settings.stall_timeout,
+        ssl=settings.ssl,
+        family=settings.family,
+    )
+
+
+def _aiohttp_session(settings: Settings) -> "aiohttp.ClientSession":
+    """It follows no environment variables and decodes nothing by itself."""
+    import aiohttp
+
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0,  # the run itself bounds what it starts
@@ -41,7 +59,9 @@ def make_session(settings: Settings) -> aiohttp.ClientSession:
 class Client:
     """Makes the requests of a run."""
 
-    def __init__(self, session: aiohttp.ClientSession, settings: Settings, credentials: Credentials) -> None:
+    def __init__(
+        self, session: "aiohttp.ClientSession | LeanSession", settings: Settings, credentials: Credentials
+    ) -> None:
         self._session = session
         self._settings = settings
         self._credentials = credentials
@@ -54,7 +74,7 @@ class Client:
     @contextlib.asynccontextmanager
     async def get(
         self, url: URL, transfer: Transfer, own: Mapping[str, str] | None, extra: Mapping[str, str]
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    ) -> AsyncGenerator[Response, None]:
         """The answer to a GET of `url`, after redirects. own: headers that belong to the target, extra: those of
         this request, such as Range. Raises Failure and what aiohttp raises.
         """
@@ -86,7 +106,7 @@ class Client:
             url = there
         raise Failure(f"more than {self._settings.max_redirects} redirects", kind="redirect")
 
-    async def _ask(self, url: URL, headers: dict[str, str], transfer: Transfer) -> aiohttp.ClientResponse:
+    async def _ask(self, url: URL, headers: dict[str, str], transfer: Transfer) -> Response:
         options: dict[str, Any] = {}
         if (proxy := self._credentials.proxy(url)) is not None:
             options["proxy"] = proxy
@@ -108,8 +128,8 @@ class Client:
         return response
 
 
-async def read_short_body(response: aiohttp.ClientResponse) -> None:
+async def read_short_body(response: Response) -> None:
     """Read an error page if it is short, because only then can the connection serve the next request."""
     if (response.content_length or SHORT_BODY) < SHORT_BODY:
-        with contextlib.suppress(aiohttp.ClientError):
+        with contextlib.suppress(Exception):  # the page is not what was wanted anyway
             await response.read()

@@ -17,9 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
-
-import aiohttp
+from typing import TYPE_CHECKING, Self, Unpack
 
 from noria.get import failures
 from noria.get.client import Client, make_session
@@ -27,8 +25,10 @@ from noria.get.credentials import Credentials
 from noria.get.digests import parse_checksum
 from noria.get.failures import Failure
 from noria.get.fetch import Fetcher, Job, Outcome
+from noria.get.filebatch import FileBatch
 from noria.get.hosts import Window
 from noria.get.journal import Journal
+from noria.get.lean import LeanSession
 from noria.get.names import Names, name_from_url, safe_name
 from noria.get.options import Options, Settings
 from noria.get.rates import TokenBucket
@@ -36,6 +36,9 @@ from noria.get.results import Activity, Result, Transfer
 from noria.get.retry import RetryPolicy
 from noria.get.store import LocalStore, Store
 from noria.get.target import Target
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _KIB = 1024
 _MIB = 1024 * _KIB
@@ -84,7 +87,7 @@ class Downloader:
         self._directory = os.fspath(directory)
         self._stack = contextlib.AsyncExitStack()
         self._names = Names()
-        self._session: aiohttp.ClientSession | None = None
+        self._session: aiohttp.ClientSession | LeanSession | None = None
 
     async def __aenter__(self) -> Self:
         settings = self._settings
@@ -102,7 +105,9 @@ class Downloader:
                 journal = await loop.run_in_executor(self._pool, lambda: Journal(path, durable=durable))
                 self._journal = journal
                 stack.push_async_callback(loop.run_in_executor, self._pool, journal.close)
-            session = settings.session
+            # A store of another kind, or one that was given, writes in its own way.
+            self._batch = FileBatch(self._pool) if type(self._store) is LocalStore else None
+            session: aiohttp.ClientSession | LeanSession | None = settings.session
             if session is None:
                 session = await stack.enter_async_context(make_session(settings))
             self._session = session
@@ -150,6 +155,7 @@ class Downloader:
             piece=max(64 * _KIB, min(_PIECE, _ALL_PIECES // settings.concurrency)),
             claim=self._names.claim,
             rate=self._rate,
+            batch=self._batch,
             host_rates=self._host_rates,
         )
         source = _Source(targets, window, self._names, self._journal, self._pool, finish=finish)

@@ -8,8 +8,8 @@ import errno
 import os
 import re
 import ssl
+import sys
 
-import aiohttp
 from yarl import URL
 
 # The sorts of failure, for grouping: `Failure.kind` and `Result.kind`.
@@ -59,6 +59,27 @@ class Failure(Exception):
         self.congested = congested
 
 
+class Truncated(Exception):
+    """The connection ended before the body did; aiohttp's word for it is ClientPayloadError."""
+
+
+def is_truncated(error: Exception) -> bool:
+    """Whether `error` says that a body was cut off."""
+    if isinstance(error, Truncated):
+        return True
+    aiohttp = sys.modules.get("aiohttp")  # what is not imported has raised nothing
+    return aiohttp is not None and isinstance(error, aiohttp.ClientPayloadError)
+
+
+def os_reason(error: Exception) -> str:
+    """What a failed system call said."""
+    number, words = getattr(error, "errno", None), getattr(error, "strerror", None) or ""
+    if number and words.startswith("Connect call failed"):
+        return os.strerror(number)  # asyncio's wording names the address again and not the reason
+    # Several addresses tried one after the other: asyncio joins their errors in the message and has no errno.
+    return printable(words or str(error)) or type(error).__name__
+
+
 def parse_url(text: str) -> URL:
     """The URL written in `text`; raises Failure if it is none, or not one of http or https."""
     if len(text) > _LONGEST_URL:
@@ -81,6 +102,8 @@ def parse_url(text: str) -> URL:
 
 def network_failure(error: Exception, connect_timeout: float | None, stall_timeout: float | None) -> Failure:
     """What went wrong when aiohttp raised `error`; the timeouts, in seconds, are those that were set."""
+    import aiohttp  # not needed where nothing fails, and long to import
+
     match error:
         case aiohttp.ConnectionTimeoutError():
             return Failure(
@@ -102,7 +125,7 @@ def network_failure(error: Exception, connect_timeout: float | None, stall_timeo
             return Failure(f"TLS handshake failed: {_ssl_reason(error)}", kind="tls")
         case aiohttp.ClientConnectorError():
             return Failure(
-                f"could not connect to {error.host} port {error.port}: {_os_reason(error.os_error)}",
+                f"could not connect to {error.host} port {error.port}: {os_reason(error.os_error)}",
                 again=True,
                 kind="connect",
             )
@@ -111,7 +134,7 @@ def network_failure(error: Exception, connect_timeout: float | None, stall_timeo
                 "empty reply: the server closed the connection without answering", again=True, kind="connect"
             )
         case aiohttp.ClientOSError() | ConnectionError():
-            return Failure(f"connection lost: {_os_reason(error)}", again=True, kind="connect")
+            return Failure(f"connection lost: {os_reason(error)}", again=True, kind="connect")
         case aiohttp.ClientResponseError():
             return Failure(
                 f"the server's answer makes no sense: {printable(error.message)}", again=True, kind="protocol"
@@ -144,16 +167,14 @@ def printable(text: str, limit: int = 300) -> str:
     return safe if len(safe) <= limit else safe[:limit] + "..."
 
 
+def without_password(text: str) -> str:
+    """`text`, a URL or what was taken for one, with asterisks for its password."""
+    return re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1***@", text)
+
+
 def shown_url(text: str) -> str:
     """`text`, a URL or what was taken for one, fit to be shown: without its password."""
-    return printable(re.sub(r"(//[^/?#@]*?:)[^/?#]*@", r"\1***@", text), 2000)
-
-
-def _os_reason(error: OSError) -> str:
-    if error.errno and (error.strerror or "").startswith("Connect call failed"):
-        return os.strerror(error.errno)  # asyncio's wording names the address again and not the reason
-    # Several addresses tried one after the other: asyncio joins their errors in the message and has no errno.
-    return printable(error.strerror or str(error)) or type(error).__name__
+    return printable(without_password(text), 2000)
 
 
 def _ssl_reason(error: Exception) -> str:

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from email.utils import formatdate, parsedate_to_datetime
 from typing import TypeVar
 
-import aiohttp
 from yarl import URL
 
 from noria.get import failures, journal as journals, ranges
-from noria.get.client import Client, read_short_body
+from noria.get.client import Client, Response, read_short_body
 from noria.get.decoding import Decoder
 from noria.get.digests import Digests, Expected, parse_checksum_file, parse_repr_digest
 from noria.get.failures import Failure
+from noria.get.filebatch import FileBatch
 from noria.get.hosts import Window
 from noria.get.journal import Journal, JournalError, Record
 from noria.get.names import is_form_of, name_from_header
@@ -91,6 +91,7 @@ class Fetcher:
     piece: int
     claim: Callable[[str], str]
     rate: TokenBucket | None
+    batch: FileBatch | None = None
     host_rates: dict[str, TokenBucket] = field(default_factory=dict)
 
     async def fetch(self, job: Job, transfer: Transfer) -> Outcome:
@@ -99,6 +100,10 @@ class Fetcher:
             raise job.failure
         try:
             return await self._fetch(job, transfer)
+        except asyncio.CancelledError:
+            if self.journal is None and (job.have or job.segments):  # kept between two attempts
+                await asyncio.shield(self._blocking(lambda: self.store.remove_part(job.name)))
+            raise
         except JournalError as error:
             raise Failure(str(error), kind="disk") from None
         except Failure as failure:
@@ -144,6 +149,9 @@ class Fetcher:
         sink, ending = conclude
         try:
             # Not under the timeout, which could strike when the file has its name already.
+            if self.batch is not None and not sink.touched and self._is_plain(job, sink):
+                written = self.batch.whole(sink.where, sink.take(), overwrite=self._replaces())
+                return Outcome((await sink.outcome(written)).size)
             return await sink.conclude(ending)
         except Failure as failure:
             await sink.end(keep=False)
@@ -154,6 +162,18 @@ class Fetcher:
         except BaseException:
             await sink.end(keep=False)  # which leaves alone what has its name
             raise
+
+    def _is_plain(self, job: Job, sink: Sink) -> bool:
+        """Whether the file has but to be written and named."""
+        settings = self.settings
+        return (
+            self.journal is None
+            and not sink.digests
+            and not settings.fsync
+            and not settings.update
+            and not job.have
+            and job.segments is None
+        )
 
     def _is_there(self, job: Job) -> int | None:
         """In a thread: the size of the file if nothing need be done; else find the part to go on with."""
@@ -217,7 +237,9 @@ class Fetcher:
                     await read_short_body(response)
                     return
                 text = (await response.content.read(_CHECKSUM_FILE)).decode("utf-8", "replace")
-        except (aiohttp.ClientError, OSError) as error:
+        except (Failure, asyncio.CancelledError):
+            raise
+        except Exception as error:
             raise failures.network_failure(
                 error, self.settings.connect_timeout, self.settings.stall_timeout
             ) from None
@@ -358,7 +380,7 @@ class Fetcher:
     def _check_part(
         self,
         job: Job,
-        response: aiohttp.ClientResponse,
+        response: Response,
         validator: Validator,
         start: int,
         end: int | None,
@@ -386,7 +408,7 @@ class Fetcher:
         assert found is not None
         return found
 
-    async def _check_status(self, response: aiohttp.ClientResponse) -> None:
+    async def _check_status(self, response: Response) -> None:
         if not 200 <= response.status < 300 or response.status == 206:  # a part was not asked for
             await read_short_body(response)
             raise failures.status_failure(
@@ -396,7 +418,7 @@ class Fetcher:
                 again=response.status in RETRY_STATUSES,
             )
 
-    def _check_headers(self, job: Job, response: aiohttp.ClientResponse) -> None:
+    def _check_headers(self, job: Job, response: Response) -> None:
         patterns = self.settings.content_types
         if patterns:
             kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -413,7 +435,7 @@ class Fetcher:
         if job.target.size is not None and size != job.target.size:
             raise Failure(f"{size} bytes on the server, and {job.target.size} expected", kind="length")
 
-    def _decoder(self, response: aiohttp.ClientResponse) -> Decoder | None:
+    def _decoder(self, response: Response) -> Decoder | None:
         encoding = response.headers.get("Content-Encoding", "").strip()
         if not self.settings.decode or encoding.lower() in ("", "identity"):
             return None
@@ -422,7 +444,7 @@ class Fetcher:
     async def _read_body(
         self,
         job: Job,
-        response: aiohttp.ClientResponse,
+        response: Response,
         sink: Sink,
         transfer: Transfer,
         decoder: Decoder | None,
@@ -447,7 +469,9 @@ class Fetcher:
                 if full:
                     await sink.write()
                 await self._pay(job, len(data))
-        except aiohttp.ClientPayloadError:
+        except Exception as error:
+            if not failures.is_truncated(error):
+                raise
             closed = True
         if closed or (total is not None and taken != total):
             of = "" if total is None else f" of {total}"
@@ -510,7 +534,7 @@ class Fetcher:
 
     # Several connections for one file.
 
-    def _segment_count(self, job: Job, response: aiohttp.ClientResponse, size: int | None) -> int:
+    def _segment_count(self, job: Job, response: Response, size: int | None) -> int:
         """How many connections this file is worth."""
         wanted = self.settings.segments
         if wanted == 1 or size is None or not self.store.seekable or not self.settings.resume:
@@ -531,7 +555,7 @@ class Fetcher:
         self,
         job: Job,
         transfer: Transfer,
-        response: aiohttp.ClientResponse,
+        response: Response,
         size: int,
         count: int,
         checks: list[Expected],
@@ -556,7 +580,7 @@ class Fetcher:
         job: Job,
         transfer: Transfer,
         checks: list[Expected],
-        first: aiohttp.ClientResponse | None,
+        first: Response | None,
     ) -> tuple[Sink, Callable[[list[bytes]], Outcome]]:
         segments = job.segments
         assert segments is not None
@@ -608,7 +632,7 @@ class Fetcher:
         transfer: Transfer,
         segment: list[int],
         sink: Sink,
-        first: aiohttp.ClientResponse | None,
+        first: Response | None,
         saved: list[float],
     ) -> None:
         """Fetch what is missing of one segment; `first` is the answer that begins with it, if it is there."""
@@ -643,12 +667,12 @@ class Fetcher:
         transfer: Transfer,
         segment: list[int],
         sink: Sink,
-        response: aiohttp.ClientResponse,
+        response: Response,
         size: int,
         saved: list[float],
     ) -> None:
         before = segment[2]
-        with contextlib.suppress(aiohttp.ClientPayloadError):
+        try:
             while sink.received < size:
                 data = await response.content.readany()
                 if not data:
@@ -664,6 +688,9 @@ class Fetcher:
                         saved[0] = now
                         await self._save_segments(job)
                 await self._pay(job, len(data))
+        except Exception as error:
+            if not failures.is_truncated(error):
+                raise
         await sink.write()
         await sink.settle()
         segment[2] = before + sink.written
@@ -709,7 +736,7 @@ class Fetcher:
         await self._blocking(lambda: journal.started(row, kept.etag, kept.modified))
         job.recorded = validator
 
-    async def _name(self, job: Job, response: aiohttp.ClientResponse, *, fresh: bool) -> str:
+    async def _name(self, job: Job, response: Response, *, fresh: bool) -> str:
         """The name of the file, by the server's suggestion if it makes one and the list does not."""
         if job.target.name is None and fresh:
             suggested = name_from_header(response.headers.get("Content-Disposition"))

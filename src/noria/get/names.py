@@ -14,6 +14,7 @@ from yarl import URL
 
 PART_ENDING = ".part"
 
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")  # what is safe without a closer look
 _FALLBACK = "index.html"  # for URLs that end in a slash, as wget does it
 _MAX_BYTES = 255 - len(PART_ENDING) - len("-1000000")
 
@@ -55,6 +56,8 @@ def safe_name(text: str) -> str:
     Both / and \\ separate components. Characters that cannot be seen are dropped. A leading dot or hyphen
     gets an underscore before it. Long names lose their middle, not their ending.
     """
+    if _PLAIN.fullmatch(text):
+        return text
     name = re.split(r"[/\\]", text)[-1]
     name = unicodedata.normalize("NFC", name)
     # Cc control, Cf formatting (such as right-to-left override), Cs lone surrogates, Zl and Zp line

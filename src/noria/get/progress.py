@@ -1,16 +1,20 @@
-"""What the user sees while files arrive: a live display on a terminal, lines elsewhere, errors only if quiet.
+"""What the user sees while files arrive, on two streams that are each written to by one thread at a time.
 
-Everything goes to standard error. Writing happens in a thread, one text at a time, so that a slow or stopped
-terminal holds up the report and not the downloads; if too much is unwritten, `show` waits.
+On standard error: a live display on a terminal, lines elsewhere, errors only if quiet. On standard output, if
+asked for: events, a JSON object a line. A slow or stopped reader holds up the report and not the downloads, until
+too much is unwritten: then `show` waits.
 """
 
 import asyncio
 import contextlib
+import json
+import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,32 +22,44 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from noria.get.failures import printable, shown_url
-from noria.get.results import Activity, Result
+from noria.get.failures import printable, shown_url, without_password
+from noria.get.results import Result, Transfer
+from noria.get.sources import BadRow
+from noria.get.tally import Tally
+from noria.get.words import duration_text, size_text
 
 _MOST_BARS = 8
 _MOST_UNWRITTEN = 2_000  # lines
 _REFRESHES = 8  # of the live display, per second
+_SAMPLES = 0.25  # seconds from one look at the activity to the next
 _SPEED_WINDOW = 3.0  # seconds over which the shown speed is taken
 
 
-class Report:
+class Progress:
     """Shows results, and what goes on between them. An asynchronous context manager; on leaving, all is
     written.
 
-    total: the number of downloads, if known.
+    total: gives the number of downloads, or None while it is unknown, and whether the number is exact.
     """
 
-    def __init__(self, activity: Activity, *, quiet: bool = False, total: int | None = None) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        total: Callable[[], tuple[int | None, bool]],
+        *,
+        quiet: bool = False,
+        events: bool = False,
+    ) -> None:
+        self._tally = tally
         self._quiet = quiet
-        self._lines: list[str] = []
-        self._writer: asyncio.Task[None] | None = None
         self._count = 0
         self._live: Live | None = None
-        if not quiet and sys.stderr.isatty():
+        self._sampler: asyncio.Task[None] | None = None
+        both = events and sys.stdout is not None and sys.stdout.isatty()  # events would run into the display
+        if not quiet and not both and sys.stderr is not None and sys.stderr.isatty():
             console = Console(stderr=True)
             if not console.is_dumb_terminal:
-                display = _Display(activity, total, console)
+                display = Display(tally, total, console)
                 self._live = Live(
                     get_renderable=display.render,
                     console=console,
@@ -52,18 +68,32 @@ class Report:
                     redirect_stdout=False,
                     redirect_stderr=False,
                 )
+        self._lines = _Lines(self._write_line)
+        self._events = _Lines(_write_event) if events else None
+        tally.activity.observer = self._observe
 
     async def show(self, result: Result) -> None:
-        """Tell how a download ended."""
+        """Tell how a download ended; it has been counted already."""
         self._count += 1
         if not result.ok:
-            self._add(error_line(result))
-        elif self._live is None and not self._quiet:
-            self._add(f"[{self._count}] {_arrival(result)}")
-        while len(self._lines) > _MOST_UNWRITTEN and self._writer is not None:
-            await asyncio.shield(self._writer)
+            self._lines.add(error_line(result))
+        elif self._live is None and self._events is None and not self._quiet:
+            self._lines.add(f"[{self._count}] {_arrival(result)}")
+        await self._lines.room()
+        if self._events is not None:
+            await self._events.room()
+
+    async def show_bad_row(self, row: BadRow) -> None:
+        """Tell about, and count, a row of a list that leads to no download."""
+        tally = self._tally
+        tally.bad_rows += 1
+        tally.add_failure("bad row", f"{row.source}, line {row.line}", row.error)
+        self._lines.add(f"noria get: {printable(row.source)}, line {row.line}: {printable(row.error)}")
+        self._event("bad_row", source=row.source, line=row.line, error=row.error)
+        await self._lines.room()
 
     async def __aenter__(self) -> Self:
+        self._sampler = asyncio.create_task(self._sample())
         if self._live is not None:
             self._live.start()
         return self
@@ -71,63 +101,118 @@ class Report:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._sampler is not None
+        self._sampler.cancel()
+        self._tally.sample()
         try:
-            if self._writer is not None:
-                await self._writer
+            if self._events is not None:
+                interrupted = kind is not None and issubclass(kind, asyncio.CancelledError)
+                self._events.add(_json(self._tally.as_event(interrupted=interrupted)))
+                await self._events.written()
+            await self._lines.written()
         finally:
             if self._live is not None:
                 self._live.stop()
 
-    def _add(self, line: str) -> None:
-        self._lines.append(line)
+    async def _sample(self) -> None:
+        while True:
+            self._tally.sample()
+            await asyncio.sleep(_SAMPLES)
+
+    def _observe(self, event: str, what: Transfer | Result) -> None:
+        """The engine's word of what happens. In the loop's thread."""
+        if isinstance(what, Result):
+            self._tally.add(what)
+            if self._events is not None:
+                self._event("done", **_done(what))
+            return
+        if event == "retry":
+            self._tally.retries += 1
+        if self._events is not None:
+            fields: dict[str, Any] = {"url": without_password(what.url), "name": what.name or None}
+            if event == "retry":
+                fields.update(attempt=what.attempts, status=what.status)
+            self._event(event, **fields)
+
+    def _event(self, name: str, **fields: Any) -> None:
+        if self._events is not None:
+            self._events.add(_json({"event": name, "time": round(time.time(), 6), **fields}))
+
+    def _write_line(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads any more; the files still matter
+            if self._live is not None:
+                self._live.console.print(Text(text), soft_wrap=True)
+            elif sys.stderr is not None:
+                print(text, file=sys.stderr, flush=True)
+
+
+class _Lines:
+    """Lines on their way to `write`, which a thread calls with all that have gathered."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._waiting: list[str] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    def add(self, line: str) -> None:
+        self._waiting.append(line)
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all())
+
+    async def room(self) -> None:
+        """Wait while too many lines are unwritten."""
+        while len(self._waiting) > _MOST_UNWRITTEN and self._writer is not None:
+            await asyncio.shield(self._writer)
+
+    async def written(self) -> None:
+        """Wait until all are."""
+        if self._writer is not None:
+            await self._writer
 
     async def _write_all(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._lines:
-                text, self._lines = "\n".join(self._lines), []
+            while self._waiting:
+                text, self._waiting = "\n".join(self._waiting), []
                 await loop.run_in_executor(None, self._write, text)
         finally:
             self._writer = None
 
-    def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody reads any more; the files still matter
-            if self._live is not None:
-                self._live.console.print(Text(text), soft_wrap=True)
-            else:
-                print(text, file=sys.stderr, flush=True)
 
+class Display:
+    """The live display: two lines about everything, one for each of the oldest transfers."""
 
-class _Display:
-    """The live display: one line about everything, one for each of the oldest transfers."""
-
-    def __init__(self, activity: Activity, total: int | None, console: Console) -> None:
-        self._activity = activity
+    def __init__(self, tally: Tally, total: Callable[[], tuple[int | None, bool]], console: Console) -> None:
+        self._tally = tally
         self._total = total
         self._console = console
-        self._start = time.monotonic()
-        self._history: deque[tuple[float, int]] = deque([(self._start, 0)])
+        self._history: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)])
 
     def render(self) -> Group:
         """The display now. Called in rich's thread, so it reads what the loop's thread changes."""
-        activity = self._activity
+        tally, activity = self._tally, self._tally.activity
         transfers = list(activity.transfers)  # a copy in one step
         ended = activity.done + activity.failed + activity.skipped
-        words = [
-            f"{ended}/{self._total} files" if self._total else f"{ended} files",
-            f"{len(transfers)} active",
-        ]
+        total, exact = self._total()
+        speed, pace = self._speed(ended)
+        words = [f"{ended:,} files" if total is None else f"{ended:,}/{'' if exact else '~'}{total:,} files"]
+        words.append(f"{len(transfers)} active")
+        counted = Text("  ".join(words), style="bold")
         if activity.failed:
-            words.append(f"{activity.failed} failed")
-        words += [size_text(activity.received), f"{size_text(self._speed())}/s"]
-        words.append(f"{time.monotonic() - self._start:.0f} s")
+            counted.append(f"  {activity.failed:,} failed", style="bold red")
+        rest = [size_text(activity.received), f"{size_text(speed)}/s", duration_text(tally.seconds)]
+        left = self._left(transfers, ended, total, speed, pace)
+        if left is not None:
+            rest.append(f"ETA {'' if exact else '~'}{duration_text(left)}")
+        counted.append("  " + "  ".join(rest), style="bold")
+        lines: list[Any] = [counted]
+        if total:
+            lines.append(ProgressBar(total=total, completed=ended, width=min(60, self._console.width - 1)))
         bars = Table.grid(padding=(0, 1))
         bars.add_column(max_width=max(10, self._console.width // 3), no_wrap=True, overflow="ellipsis")
         bars.add_column(width=max(10, self._console.width // 4))
         bars.add_column(justify="right", no_wrap=True)
-        room = max(0, min(_MOST_BARS, self._console.height - 3))
+        room = max(0, min(_MOST_BARS, self._console.height - 4))
         for transfer in transfers[:room]:
             if transfer.waiting:
                 state = f"attempt {transfer.attempts} failed, waiting"
@@ -136,21 +221,56 @@ class _Display:
             else:
                 state = size_text(transfer.received) if transfer.received else "connecting"
             bar = ProgressBar(total=transfer.size or None, completed=transfer.received)
-            bars.add_row(Text(transfer.name or shown_url(transfer.url)), bar, Text(state))
-        return Group(Text("  ".join(words), style="bold"), bars)
+            bars.add_row(Text(printable(transfer.name) or shown_url(transfer.url)), bar, Text(state))
+        if len(transfers) > room:
+            bars.add_row(Text(f"and {len(transfers) - room} more", style="dim"))
+        return Group(*lines, bars)
 
-    def _speed(self) -> float:
-        """Bytes a second lately."""
-        now = time.monotonic()
-        self._history.append((now, self._activity.received))
+    def _speed(self, ended: int) -> tuple[float, float]:
+        """Bytes and files a second, lately."""
+        now = self._tally.seconds
+        received = self._tally.activity.received
+        self._history.append((now, received, ended))
         while now - self._history[0][0] > _SPEED_WINDOW and len(self._history) > 2:
             self._history.popleft()
-        then, received = self._history[0]
-        return (self._activity.received - received) / max(now - then, 1 / _REFRESHES)
+        then, received_then, ended_then = self._history[0]
+        seconds = max(now - then, 1 / _REFRESHES)
+        return (received - received_then) / seconds, (ended - ended_then) / seconds
+
+    def _left(
+        self, transfers: list[Transfer], ended: int, total: int | None, speed: float, pace: float
+    ) -> float | None:
+        """Seconds until all is done, or None without an idea: by the bytes that active files lack, if nothing
+        waits behind them; else by how many files there are and how fast they ended so far.
+        """
+        if total is None or total <= ended:
+            return None
+        if total - ended <= len(transfers) and all(transfer.size for transfer in transfers):
+            lacking = sum((transfer.size or 0) - transfer.received for transfer in transfers)
+            return lacking / speed if speed else None
+        overall = ended / self._tally.seconds if self._tally.seconds else 0.0
+        pace = max(pace, overall / 4) if overall else pace
+        return (total - ended) / pace if pace else None
 
 
-def summary(activity: Activity, seconds: float, *, interrupted: bool = False) -> str:
-    """One line about a whole run that took `seconds`."""
+def summary(tally: Tally, *, interrupted: bool = False) -> str:
+    """What a run came to: the errors by kind with an example each, the slowest hosts, and a last line with
+    the figures.
+    """
+    activity, seconds = tally.activity, tally.seconds
+    lines = []
+    groups = tally.failures()
+    if sum(group.count for group in groups) > 1:
+        lines.append("failures:")
+        for group in groups[:10]:
+            where, error = group.examples[0]
+            such = "such as" if group.count > 1 else "at"
+            lines.append(f"  {group.count:,} {group.label}, {such} {shown_url(where)}: {printable(error)}")
+        if len(groups) > 10:
+            lines.append(f"  and {len(groups) - 10} other kinds")
+    if len(tally.hosts) > 1 and (hosts := tally.slowest_hosts(3)):
+        slowest = ", ".join(f"{printable(host.name)} {duration_text(host.latency or 0.0)}" for host in hosts)
+        lines.append(f"slowest hosts, to the first byte: {slowest}")
     speed = activity.size / seconds if seconds > 0 else 0.0
     parts = [
         f"{activity.done} downloaded",
@@ -158,9 +278,12 @@ def summary(activity: Activity, seconds: float, *, interrupted: bool = False) ->
     ]
     if activity.skipped:
         parts.insert(1, f"{activity.skipped} there already")
+    if tally.bad_rows:
+        parts.insert(1, f"{tally.bad_rows} bad {'row' if tally.bad_rows == 1 else 'rows'}")
     if activity.failed:
         parts.insert(1, f"{activity.failed} failed")
-    return ("interrupted: " if interrupted else "") + ", ".join(parts)
+    lines.append(("interrupted: " if interrupted else "") + ", ".join(parts))
+    return "\n".join(lines)
 
 
 def error_line(result: Result) -> str:
@@ -169,18 +292,41 @@ def error_line(result: Result) -> str:
     return f"noria get: {shown_url(result.url)}: {printable(result.error or '', 2000)}{attempts}"
 
 
-def size_text(size: float) -> str:
-    """`size` bytes as people read it: '0 B', '4.0 KiB', '1.5 GiB'."""
-    if size < 1024:
-        return f"{size:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1024:.1f} TiB"
-
-
 def _arrival(result: Result) -> str:
+    path = printable(str(result.path), 2000)
     if result.skipped:
-        return f"{result.path} is there already"
-    return f"{result.path}  {size_text(result.size)}  {result.seconds:.2f} s"
+        return f"{path} is there already"
+    return f"{path}  {size_text(result.size)}  {result.seconds:.2f} s"
+
+
+def _done(result: Result) -> dict[str, Any]:
+    return {
+        "url": without_password(result.url),
+        "ok": result.ok,
+        "skipped": result.skipped,
+        "path": None if result.path is None else os.fspath(result.path),
+        "size": result.size,
+        "resumed": result.resumed,
+        "status": result.status,
+        "kind": result.kind,
+        "error": result.error,
+        "attempts": result.attempts,
+        "host": result.host,
+        "etag": result.etag,
+        "checksum": result.checksum,
+        "started": result.started,
+        "first_byte": result.first_byte,
+        "seconds": round(result.seconds, 6),
+    }
+
+
+def _json(event: dict[str, Any]) -> str:
+    return json.dumps(
+        event, ensure_ascii=True, allow_nan=False
+    )  # ASCII: no encoding can fail, no terminal obey
+
+
+def _write_event(text: str) -> None:
+    with contextlib.suppress(OSError):  # as with lines
+        if sys.stdout is not None:
+            print(text, flush=True)

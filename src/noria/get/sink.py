@@ -63,7 +63,7 @@ class Sink:
         """Wait until nothing is on its way. Raises Failure if it did not arrive."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            await self._outcome(writing)
+            await self.outcome(writing)
             self.written += self._under_way
             self._under_way = 0
 
@@ -74,7 +74,12 @@ class Sink:
         await self.settle()
         chunks, self._chunks, self._gathered = self._chunks, [], 0
         self.touched = True
-        return await self._outcome(self._start(lambda: ending(chunks)))
+        return await self.outcome(self._start(lambda: ending(chunks)))
+
+    def take(self) -> list[bytes]:
+        """What has not been written yet, for somebody else to write."""
+        chunks, self._chunks, self._gathered = self._chunks, [], 0
+        return chunks
 
     async def end(self, *, keep: bool) -> None:
         """Stop: keep what was written, with what has gathered, or remove it. Raises nothing."""
@@ -108,7 +113,8 @@ class Sink:
         self._writing = future
         return future
 
-    async def _outcome(self, future: "asyncio.Future[_T]") -> _T:
+    async def outcome(self, future: "asyncio.Future[_T]") -> _T:
+        """The result of `future`, waited for even if the caller is cancelled. Raises Failure for OSError."""
         try:
             return await _see_through(future)
         except OSError as error:

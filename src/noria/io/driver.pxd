@@ -11,6 +11,12 @@ cdef enum:
     WANT_OUT = 4     # POLLOUT
     WANT_GONE = 0x2000   # POLLRDHUP: the other end will send no more. For a pipe's writer: nobody reads any more
 
+# What a channel's descriptor is. Of its own accord a driver does nothing with what the program may close under it.
+cdef enum Kind:
+    ANY                # only watched
+    STREAM             # a connection that is ours: bytes may be received before they are asked for
+    LISTENER           # likewise connections
+
 # One descriptor as the driver sees it. The driver holds a reference while it watches it.
 cdef class Channel(Ready):
     cdef IODriver driver
@@ -21,13 +27,34 @@ cdef class Channel(Ready):
     cdef bint watched
     cdef bint queued
     cdef bint plain              # no socket: read(2) and write(2) instead of recv and send
+    cdef char kind               # Kind
+    # The io_uring driver's own.
+    cdef char reading            # what its ring has in flight for us to receive or accept: uring.pyx, Reading
+    cdef bint sending            # the posted bytes are in the ring
+    cdef bint dirty              # on its list of those to look at before it asks the kernel
+    cdef bint bulk               # receives so much that it is done by readiness
+    cdef bint over               # it came to an end, with `result`: 0 (of the stream) or -errno
+    cdef unsigned char small     # receptions in succession that a bulk connection did not need to be one for
+    cdef int result
+    cdef int flights             # operations in the ring
+    cdef Py_ssize_t seat         # in its table of those that have some
+    cdef char* here              # just received, in its buffer
+    cdef Py_ssize_t here_size
+    cdef char* kept              # received and not asked for yet; behind what is `here`
+    cdef Py_ssize_t kept_from
+    cdef Py_ssize_t kept_to
+    cdef Py_ssize_t kept_room
+    cdef object posted           # what post() was given: bytes, or a list of them
 
     # Completions. An error of the program's code is reported inside; only what must end the loop comes out.
     cdef int happened(self, uint32_t events) except -1
+    # What was post()ed has gone out, as much as the kernel took: the count, or -errno (EAGAIN: nothing).
+    cdef int sent(self, bytes data, Py_ssize_t n) except -1
 
 cdef class IODriver(Driver):
     cdef Wheel wheel
     cdef bint abandoned          # in a forked child: connections and kernel objects are the parent's
+    cdef bint posting            # post() may be called
 
     # Watch for more, or less. The driver keeps the channel alive until it wants nothing.
     cdef int want(self, Channel channel, uint32_t wants) except -1
@@ -38,6 +65,11 @@ cdef class IODriver(Driver):
     cdef Py_ssize_t receive(self, Channel channel, char** where, Py_ssize_t room) noexcept
     # Send now as much as the kernel takes: the count, or -errno.
     cdef Py_ssize_t send(self, Channel channel, iovec* parts, int count) noexcept
+    # Send this when the kernel is asked next, behind what was posted before it; sent() tells how that went. False: too
+    # late to be joined with that, which is on its way.
+    cdef bint post(self, Channel channel, bytes data) except -1
+    # Take back what was posted and is not on its way yet: bytes, or None.
+    cdef object unpost(self, Channel channel)
     # Receive up to `room` datagrams into buffers of the driver's own, valid until the next call: their count, or
     # -errno. Each has room for the largest that IP can carry.
     cdef int receive_many(self, Channel channel, mmsghdr** messages, int room) noexcept

@@ -1,6 +1,7 @@
 """The interface between transports and the kernel. See driver.pxd for the contract of each call."""
 
 from libc.stdint cimport uint32_t
+from libc.stdlib cimport free
 
 from noria.core.wheel cimport Driver, Ready
 from noria.io.sys cimport iovec, mmsghdr, sockaddr, sockaddr_storage, socklen_t
@@ -12,6 +13,9 @@ cdef class Channel(Ready):
     def __cinit__(self):
         self.fd = -1
 
+    def __dealloc__(self):
+        free(self.kept)
+
     cdef int run(self) except -1:
         # Events that came while the ready queue had older items in it.
         cdef uint32_t events = self.pending
@@ -22,6 +26,9 @@ cdef class Channel(Ready):
         return 0
 
     cdef int happened(self, uint32_t events) except -1:
+        raise NotImplementedError
+
+    cdef int sent(self, bytes data, Py_ssize_t n) except -1:
         raise NotImplementedError
 
 
@@ -39,6 +46,12 @@ cdef class IODriver(Driver):
 
     cdef Py_ssize_t send(self, Channel channel, iovec* parts, int count) noexcept:
         return -1
+
+    cdef bint post(self, Channel channel, bytes data) except -1:
+        raise NotImplementedError
+
+    cdef object unpost(self, Channel channel):
+        raise NotImplementedError
 
     cdef int receive_many(self, Channel channel, mmsghdr** messages, int room) noexcept:
         return -1

@@ -32,48 +32,15 @@ import weakref
 
 cdef object drivers = weakref.WeakSet()
 
-cdef enum:
-    BATCH = 1024
-    BUFFER = 256 * 1024
-    SLOTS = 64                   # datagrams in one recvmmsg
-    # The largest IP datagram, and then some: were the slots a power of two apart, all would share a few cache lines.
-    SLOT = 64 * 1024 + 1088
-
-cdef struct Slot:
-    PyObject* channel       # owned while watched
-    uint32_t generation
-
-# Where recvmmsg(2) puts datagrams. The kernel gives memory to the pages that are written to, so small datagrams
-# cost 4 KiB each of the 4 MiB that SLOTS of them may need.
-cdef struct Letters:
-    mmsghdr messages[SLOTS]
-    iovec parts[SLOTS]
-    sockaddr_storage names[SLOTS]
-    char space[SLOTS * SLOT]
-
 
 cdef class EpollDriver(IODriver):
     """EpollDriver()"""
-    cdef object __weakref__
-    cdef int epfd
-    cdef int wake_in
-    cdef int wake_out
-    cdef bint woken              # a wake-up is in the pipe already
-    cdef object on_signals       # called with the signal numbers that came through the pipe
-    cdef Slot* slots             # by descriptor
-    cdef int room
-    cdef int next_event
-    cdef int last_event
-    cdef epoll_event events[BATCH]
-    cdef char* buffer
-    cdef Letters* letters        # made for the first datagram
 
     def __cinit__(self):
         self.epfd = self.wake_in = self.wake_out = -1
 
     def __init__(self):
         cdef int ends[2]
-        cdef epoll_event event
         if self.epfd >= 0:
             raise RuntimeError("the driver is open already")
         noria_keep_heap()
@@ -86,11 +53,16 @@ cdef class EpollDriver(IODriver):
         if pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0:
             raise OSError(errno, os.strerror(errno))
         self.wake_out, self.wake_in = ends[0], ends[1]
-        event.events = EPOLLIN
-        event.data.u64 = <uint64_t>-1
-        if epoll_ctl(self.epfd, EPOLL_CTL_ADD, self.wake_out, &event) < 0:
-            raise OSError(errno, os.strerror(errno))
+        self.watch_other(self.wake_out, EPOLLIN, WAKE_UP)
         drivers.add(self)
+
+    cdef int watch_other(self, int fd, uint32_t events, Other other) except -1:
+        cdef epoll_event event
+        event.events = events
+        event.data.u64 = <uint64_t>-1 - other
+        if epoll_ctl(self.epfd, EPOLL_CTL_ADD, fd, &event) < 0:
+            raise OSError(errno, os.strerror(errno))
+        return 0
 
     def __dealloc__(self):
         self.shut()
@@ -190,17 +162,9 @@ cdef class EpollDriver(IODriver):
             self.arm(channel, wants)
         return 0
 
-    cdef int arm(self, Channel channel, uint32_t wants) except -1:
-        cdef epoll_event event
-        cdef int op, fd = channel.fd
+    cdef int clear_place(self, int fd) except -1:
         cdef Slot* slots
         cdef int room
-        if self.epfd < 0:
-            raise RuntimeError("Event loop is closed")
-        if wants == 0:
-            if channel.watched:
-                self.forget(channel)
-            return 0
         if fd >= self.room:
             room = max(2 * self.room, fd + 64)
             slots = <Slot*>realloc(self.slots, room * sizeof(Slot))
@@ -209,10 +173,29 @@ cdef class EpollDriver(IODriver):
             memset(&slots[self.room], 0, (room - self.room) * sizeof(Slot))
             self.slots = slots
             self.room = room
-        if not channel.watched and self.slots[fd].channel != NULL:
+        if self.slots[fd].channel != NULL:
             # The program closed a descriptor under an old channel and the number came back.
             self.forget(<Channel>self.slots[fd].channel)
-        op = EPOLL_CTL_MOD if channel.watched else EPOLL_CTL_ADD
+        return 0
+
+    cdef int take_in(self, Channel channel) except -1:
+        channel.watched = True
+        self.slots[channel.fd].channel = <PyObject*>channel
+        Py_INCREF(channel)
+        return 0
+
+    cdef int arm(self, Channel channel, uint32_t wants) except -1:
+        cdef epoll_event event
+        cdef int op, fd = channel.fd
+        if self.epfd < 0:
+            raise RuntimeError("Event loop is closed")
+        if wants == 0:
+            if channel.watched:
+                self.forget(channel)
+            return 0
+        if not channel.watched:
+            self.clear_place(fd)
+        op = EPOLL_CTL_MOD if channel.armed else EPOLL_CTL_ADD
         event.events = wants
         event.data.u64 = (<uint64_t>self.slots[fd].generation << 32) | <uint32_t>fd
         if epoll_ctl(self.epfd, op, fd, &event) < 0:
@@ -226,20 +209,19 @@ cdef class EpollDriver(IODriver):
                 raise OSError(errno, os.strerror(errno))
         channel.armed = wants
         if not channel.watched:
-            channel.watched = True
-            self.slots[fd].channel = <PyObject*>channel
-            Py_INCREF(channel)
+            self.take_in(channel)
         return 0
 
     cdef int forget(self, Channel channel) except -1:
         cdef epoll_event event
+        cdef uint32_t armed = channel.armed
         channel.wants = 0
         channel.pending = 0
         if not channel.watched:
             return 0
         channel.watched = False
         channel.armed = 0
-        if self.epfd >= 0:
+        if self.epfd >= 0 and armed:
             epoll_ctl(self.epfd, EPOLL_CTL_DEL, channel.fd, &event)  # fails if it was closed before: nothing to forget
         self.slots[channel.fd].channel = NULL
         self.slots[channel.fd].generation += 1
@@ -287,8 +269,11 @@ cdef class EpollDriver(IODriver):
             events = self.events[self.next_event].events
             self.next_event += 1
             delivered += 1
-            if data == <uint64_t>-1:
-                self.drain()
+            if data >= <uint64_t>-1 - BESIDE:
+                if data == <uint64_t>-1:
+                    self.drain()
+                else:
+                    self.beside(defer)
                 continue
             fd = <uint32_t>data
             held = self.slots[fd].channel
@@ -301,23 +286,41 @@ cdef class EpollDriver(IODriver):
             events &= channel.wants
             if events == 0:
                 self.arm(channel, channel.wants)
-            elif channel.queued:
-                channel.pending |= events
-            elif defer or self.wheel.debug:  # debug: the queue's items are timed
-                channel.pending |= events
-                channel.queued = True
-                push(self.wheel, channel)
             else:
-                try:
-                    channel.happened(events)
-                except (KeyboardInterrupt, SystemExit):
-                    raise
-                except BaseException as error:
-                    self.wheel.call_exception_handler({
-                        "message": "Exception in a callback of the event loop", "exception": error,
-                        "transport": channel,
-                    })
+                self.hand(channel, events, defer)
         return delivered
+
+    cdef int hand(self, Channel channel, uint32_t events, bint defer) except -1:
+        if channel.queued:
+            channel.pending |= events
+        elif defer or self.wheel.debug:  # debug: the queue's items are timed
+            channel.pending |= events
+            channel.queued = True
+            push(self.wheel, channel)
+        else:
+            try:
+                channel.happened(events)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                self.wheel.call_exception_handler({
+                    "message": "Exception in a callback of the event loop", "exception": error,
+                    "transport": channel,
+                })
+        return 0
+
+    cdef int beside(self, bint defer) except -1:
+        return 0
+
+    cdef int ask(self, bint defer) except -1:
+        cdef int n = noria_wait(self.epfd, self.events, BATCH, 0)
+        self.next_event = self.last_event = 0
+        if n < 0:
+            if errno != EINTR:
+                raise OSError(errno, os.strerror(errno))
+            return 0
+        self.last_event = n
+        return self.deliver(defer)
 
     # Doing.
 

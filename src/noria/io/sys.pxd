@@ -33,6 +33,7 @@ cdef extern from "<sys/socket.h>" nogil:
         AF_INET, AF_INET6, AF_UNIX
         MSG_NOSIGNAL, MSG_DONTWAIT, MSG_TRUNC
         SHUT_WR
+        SOCK_NONBLOCK, SOCK_CLOEXEC
         SOL_SOCKET, SO_ERROR
 
 cdef extern from "noria_io.h" nogil:
@@ -82,7 +83,12 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     enum:
         EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
-        EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
+        EPOLLIN, EPOLLOUT, EPOLLET, EPOLLERR, EPOLLHUP, EPOLLRDHUP
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int value, int flags)
+    enum:
+        EFD_NONBLOCK, EFD_CLOEXEC
 
 cdef extern from "<fcntl.h>" nogil:
     enum:
@@ -101,4 +107,4 @@ cdef extern from "<errno.h>" nogil:
     int errno
     enum:
         EAGAIN, EINTR, EEXIST, ENOENT, EPERM, EBADF, EMFILE, ENFILE, ENOBUFS, ENOMEM, ECONNABORTED
-        EPIPE, ECONNRESET, EPROTO, EMSGSIZE, EIO
+        EPIPE, ECONNRESET, EPROTO, EMSGSIZE, EIO, ECANCELED, ETIME, EBUSY, ENOSYS

@@ -602,6 +602,8 @@ class Connecting(SocketCalls):
         # What was written before goes first, then a duplicate of the descriptor is given to sendfile(2): the
         # transport keeps its own registration.
         await drained.empty()
+        while transport._is_posted():
+            await asyncio.sleep(0)
         transport._hold_writes(True)
         try:
             with transport.get_extra_info("socket").dup() as sock:

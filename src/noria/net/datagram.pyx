@@ -24,7 +24,8 @@ from libc.stdint cimport uint32_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from noria.core.capi cimport (
-    NORIA_SLICE, PY_VECTORCALL_ARGUMENTS_OFFSET, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyObject_VectorcallMethod,
+    NORIA_SLICE, PY_VECTORCALL_ARGUMENTS_OFFSET,
+    PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit, PyObject_VectorcallMethod,
     noria_ticks,
 )
 from noria.core.wheel cimport Wheel, push

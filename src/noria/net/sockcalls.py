@@ -11,28 +11,19 @@ import asyncio
 import contextlib
 import os
 import socket
-import ssl
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import IO, Any, TypeVar
 
+from noria.core._marks import mark_coroutine_functions
 from noria.io import poller
+from noria.net import sockwait
 from noria.net.resolve import Resolving
 
 _T = TypeVar("_T")
 
 # Bytes that one sendfile(2) is asked for: what a file that is not in memory may hold the loop up by.
 SENDFILE_PIECE = 1 << 20
-
-
-def check(sock: Any) -> None:
-    """Refuse what the sock_* calls cannot work on."""
-    if ssl is not None and isinstance(sock, ssl.SSLSocket):
-        raise TypeError("Socket cannot be of type SSLSocket")
-    if not hasattr(sock, "gettimeout"):
-        raise TypeError(f"a socket is needed, got {type(sock).__name__}: {sock!r}")
-    if sock.gettimeout() != 0:
-        raise ValueError("the socket must be non-blocking")
 
 
 def descriptor(fd: Any) -> int:
@@ -138,8 +129,7 @@ class SocketCalls(Resolving):
                 return attempt()
             except (BlockingIOError, InterruptedError):
                 pass
-            future: asyncio.Future[None] = self.create_future()
-            await self._watch(sock, False, future, tell, future)
+            await sockwait.readable(self, sock)
 
     async def _send(self, sock: socket.socket, attempt: Callable[[], _T]) -> _T:
         """Do attempt() until it neither blocks nor is interrupted, each time sock can be written."""
@@ -167,53 +157,42 @@ class SocketCalls(Resolving):
 
     # Receiving.
 
-    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
+    def sock_recv(self, sock: socket.socket, n: int) -> Coroutine[Any, Any, bytes]:
         """Receive up to n bytes; b"" at the end of the stream."""
-        check(sock)
-        return await self._receive(sock, lambda: sock.recv(n))
+        return sockwait.recv_some(self, sock, n)
 
-    async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
+    def sock_recv_into(self, sock: socket.socket, buf: Any) -> Coroutine[Any, Any, int]:
         """Receive into a writable buffer; returns the count of bytes."""
-        check(sock)
-        return await self._receive(sock, lambda: sock.recv_into(buf))
+        return sockwait.recv_into(self, sock, buf)
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         """Receive a datagram of up to bufsize bytes; returns (data, address)."""
-        check(sock)
+        sockwait.check(sock)
         return await self._receive(sock, lambda: sock.recvfrom(bufsize))
 
     async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
         """Receive a datagram into buf, at most nbytes (0: all of buf); returns (count, address)."""
-        check(sock)
+        sockwait.check(sock)
         if not nbytes:
             nbytes = len(buf)
         return await self._receive(sock, lambda: sock.recvfrom_into(buf, nbytes))
 
     # Sending.
 
-    async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
+    def sock_sendall(self, sock: socket.socket, data: Any) -> Coroutine[Any, Any, None]:
         """Send all of data, a bytes-like object, which must not change meanwhile."""
-        check(sock)
-        with memoryview(data) as whole, whole.cast("B") as view:
-            sent = 0
-
-            def attempt() -> None:
-                nonlocal sent
-                while sent < len(view):
-                    sent += sock.send(view[sent:])
-
-            await self._send(sock, attempt)
+        return sockwait.sendall(self, sock, data)
 
     async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
         """Send a datagram to address; returns the count of bytes."""
-        check(sock)
+        sockwait.check(sock)
         return await self._send(sock, lambda: sock.sendto(data, address))
 
     # Connecting.
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect to address. A host name is looked up without blocking."""
-        check(sock)
+        sockwait.check(sock)
         inet = sock.family in (socket.AF_INET, socket.AF_INET6)
         if inet and isinstance(address, tuple) and len(address) >= 2:
             found = await self._resolve(address, family=sock.family, type=sock.type, proto=sock.proto)
@@ -238,7 +217,7 @@ class SocketCalls(Resolving):
 
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept a connection; returns (non-blocking socket, address)."""
-        check(sock)
+        sockwait.check(sock)
 
         def attempt() -> tuple[socket.socket, Any]:
             connection, address = sock.accept()
@@ -263,7 +242,7 @@ class SocketCalls(Resolving):
         By sendfile(2) where file is a regular one; else by reading and sending if fallback, else
         asyncio.SendfileNotAvailableError.
         """
-        check(sock)
+        sockwait.check(sock)
         check_sendfile(file, offset, count)
         if sock.type != socket.SOCK_STREAM:
             raise ValueError("only SOCK_STREAM type sockets are supported")
@@ -374,3 +353,6 @@ def check_sendfile(file: Any, offset: int, count: int | None) -> None:
         raise TypeError(f"offset must be a non-negative integer (got {offset!r})")
     if offset < 0:
         raise ValueError(f"offset must be a non-negative integer (got {offset!r})")
+
+
+mark_coroutine_functions(SocketCalls.sock_recv, SocketCalls.sock_recv_into, SocketCalls.sock_sendall)

@@ -87,6 +87,7 @@ cdef class StreamTransport(Layer):
     cdef bint ended              # the peer sent its end of stream
     cdef bint eof                # write_eof()
     cdef bint sending_file       # somebody writes to the socket beside us
+    cdef Py_ssize_t aloft        # bytes posted to the driver, which count as sent
 
     cdef int begin(self) except -1
     cdef int read_ready(self) except -1
@@ -99,6 +100,10 @@ cdef class StreamTransport(Layer):
     cdef int call_failed(self, str message) except -1
     cdef int await_room(self) except -1
     cdef int flush(self) except -1
+    cdef bint give(self, bytes data) except -1
+    cdef int recall(self) except -1
+    cdef Py_ssize_t send_one(self, bytes data) noexcept
+    cdef int emptied(self) except -1
     cdef int finish(self) except -1
     cdef int close_fd(self) except -1
     cdef dict extra_info(self)

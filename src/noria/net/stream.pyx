@@ -30,7 +30,7 @@ from noria.core.capi cimport (
     enter_context, noria_take_exception,
 )
 from noria.core.wheel cimport Ready, Wheel, push
-from noria.io.driver cimport WANT_IN, WANT_OUT, Channel, IODriver
+from noria.io.driver cimport LISTENER, STREAM, WANT_IN, WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
     AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, SHUT_WR, close,
     getpeername, getsockname, inet_ntop, iovec, ntohl, ntohs, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
@@ -48,6 +48,7 @@ from asyncio.log import logger
 
 cdef enum:
     PARTS = 64                    # buffers in one sendmsg; the kernel takes 1024
+    POST = 16 * 1024              # what is larger gains nothing by being sent together with other connections' bytes
     WARN_AFTER = 5                # writes to a lost connection before they are worth a warning
     ACCEPT_AT_ONCE = 256
     FOR_BUFFERED = 64 * 1024      # received at once for a layer above that may have to keep it
@@ -345,6 +346,10 @@ cdef class StreamTransport(Layer):
         """While a file is being sent, write() would put its data into the middle of it, and raises."""
         self.sending_file = on
 
+    def _is_posted(self):
+        """Whether bytes that count as sent are still on their way to the kernel."""
+        return self.aloft != 0
+
     # Opening.
 
     cdef int begin(self) except -1:
@@ -494,7 +499,14 @@ cdef class StreamTransport(Layer):
                     logger.warning("socket.send() raised exception.")
                 return 0
             n = 0
-            if self.backlog == 0:
+            if self.backlog == 0 and self.driver.posting and self.aloft + size <= POST and self.give(
+                    data if plain else PyBytes_FromStringAndSize(<char*>part.iov_base, size)):
+                return 0
+            if self.aloft:
+                self.recall()
+                if self.life >= LOST:
+                    return 0
+            if self.backlog == 0 and self.aloft == 0:
                 part.iov_len = size
                 n = self.driver.send(self, &part, 1)
                 if n == size:
@@ -528,7 +540,15 @@ cdef class StreamTransport(Layer):
                 if self.lost_writes >= WARN_AFTER:
                     logger.warning("socket.send() raised exception.")
             return
-        idle = self.backlog == 0
+        if self.driver.posting and self.backlog == 0 and items:
+            total = sum(map(len, items))
+            if total == 0 or (self.aloft + total <= POST and self.give(b"".join(items))):
+                return
+        if self.aloft:
+            self.recall()
+            if self.life >= LOST:
+                return
+        idle = self.backlog == 0 and self.aloft == 0
         for item in items:
             if len(item):
                 self.enqueue(item, 0)
@@ -546,10 +566,17 @@ cdef class StreamTransport(Layer):
         part.iov_len = PyBytes_GET_SIZE(data)
         if self.life >= LOST:
             return 0
-        if self.backlog or more:
+        if self.driver.posting and self.backlog == 0 and not more:
+            if not part.iov_len or (self.aloft + <Py_ssize_t>part.iov_len <= POST and self.give(data)):
+                return 0
+        if self.aloft:
+            self.recall()
+            if self.life >= LOST:
+                return 0
+        if self.backlog or self.aloft or more:
             if part.iov_len:
                 self.enqueue(data, 0)
-            if more or self.wants & WANT_OUT:
+            if more or self.aloft or self.wants & WANT_OUT:
                 return 0
             self.flush()
         elif part.iov_len:
@@ -565,6 +592,54 @@ cdef class StreamTransport(Layer):
             return self.await_room()
         return 0
 
+    cdef bint give(self, bytes data) except -1:
+        # Let the driver send it together with what else this turn sends. It counts as sent: what the kernel then does
+        # not take comes back and is queued. False: not now. When nobody runs the loop, or it sleeps while another
+        # thread writes (which is that thread's mistake), the bytes would wait.
+        if self.kind != STREAM or self.loop.thread == 0 or self.loop.asleep or not self.driver.post(self, data):
+            return False
+        self.aloft += PyBytes_GET_SIZE(data)
+        return True
+
+    cdef int sent(self, bytes data, Py_ssize_t n) except -1:
+        cdef Py_ssize_t size = self.aloft
+        self.aloft = 0
+        if self.life >= LOST:
+            return 0
+        if n < 0:
+            if n != -EAGAIN:
+                return self.trouble(n, "Fatal write error on socket transport")
+            n = 0
+        if n < size:
+            if self.queue is None:
+                self.queue = []
+            # Nothing of what was queued has gone before it: no item there is begun.
+            self.queue[:self.head] = ()
+            self.queue.insert(0, data)
+            self.head = 0
+            self.offset = n
+            self.backlog += size - n
+        elif self.backlog:
+            self.flush()
+        else:
+            return self.emptied()
+        if self.backlog and self.life < LOST:
+            return self.await_room()
+        return 0
+
+    cdef int recall(self) except -1:
+        # Send at once what is posted, if it is not on its way: something follows that the driver cannot take.
+        data = self.driver.unpost(self)
+        if data is not None:
+            self.sent(data, self.send_one(data))
+        return 0
+
+    cdef Py_ssize_t send_one(self, bytes data) noexcept:
+        cdef iovec part
+        part.iov_base = PyBytes_AS_STRING(data)
+        part.iov_len = PyBytes_GET_SIZE(data)
+        return self.driver.send(self, &part, 1)
+
     cdef int await_room(self) except -1:
         try:
             self.driver.want(self, self.wants | WANT_OUT)
@@ -578,6 +653,8 @@ cdef class StreamTransport(Layer):
         cdef int count
         cdef Py_ssize_t n, asked, i
         cdef bytes item
+        if self.aloft:
+            return 0  # sent() will
         while self.backlog:
             count = 0
             asked = 0
@@ -607,7 +684,10 @@ cdef class StreamTransport(Layer):
         if self.backlog == 0:
             self.driver.want(self, self.wants & ~<uint32_t>WANT_OUT)
         self.relieve()
-        if self.backlog == 0:
+        return self.emptied()
+
+    cdef int emptied(self) except -1:
+        if self.backlog == 0 and self.aloft == 0:
             if self.life == CLOSING:
                 self.lose(None)
             elif self.eof and self.life == OPEN:
@@ -619,7 +699,7 @@ cdef class StreamTransport(Layer):
         if self.life != OPEN or self.eof:
             return
         self.eof = True
-        if self.backlog == 0 and not self.driver.abandoned:  # it would end the parent's connection
+        if self.backlog == 0 and self.aloft == 0 and not self.driver.abandoned:  # it would end the parent's connection
             shutdown(self.fd, SHUT_WR)
 
     def can_write_eof(self):
@@ -659,7 +739,7 @@ cdef class StreamTransport(Layer):
                 return
         self.life = CLOSING
         self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
-        if self.backlog == 0:
+        if self.backlog == 0 and self.aloft == 0:
             self.lose(None)
 
     def abort(self):
@@ -682,6 +762,10 @@ cdef class StreamTransport(Layer):
         if self.life >= LOST:
             return 0
         self.life = LOST
+        if self.aloft:
+            data = self.driver.unpost(self)
+            if data is not None:
+                self.send_one(data)  # it counts as sent: no error of it could be told any more
         self.queue = None
         self.backlog = 0
         self.reason = error
@@ -836,6 +920,7 @@ cdef StreamTransport make(Wheel loop, int fd, object sock, object protocol, obje
     # From here on the descriptor is the transport's to close; until here nothing has failed that would close it twice.
     transport.fd = fd
     transport.sock = sock
+    transport.kind = STREAM
     transport.life = OPEN
     return transport
 
@@ -868,6 +953,7 @@ cdef class Listener(Channel):
         self.wrap = wrap
         self.context = PyContext_CopyCurrent()
         self.fd = sock.fileno()
+        self.kind = LISTENER
         loop.check_open()
         self.closed = False
 

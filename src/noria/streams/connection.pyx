@@ -33,7 +33,7 @@ import warnings
 from asyncio.log import logger
 
 from noria.streams import _by_methods
-from noria.sync._marks import mark_coroutine_functions
+from noria.core._marks import mark_coroutine_functions
 
 cdef object iscoroutine = asyncio.coroutines.iscoroutine
 cdef object make_ref = weakref.ref

@@ -18,7 +18,7 @@ from noria.sync.lines cimport Line, LoopBound, Parked, inherits, shown_as
 import asyncio.exceptions
 import asyncio.locks
 
-from noria.sync._marks import mark_coroutine_functions
+from noria.core._marks import mark_coroutine_functions
 
 cdef object CancelledError = asyncio.exceptions.CancelledError
 

@@ -25,7 +25,7 @@ import heapq
 import sys
 from math import ceil
 
-from noria.sync._marks import mark_coroutine_functions
+from noria.core._marks import mark_coroutine_functions
 from noria.sync._shutdown import QueueShutDown
 
 cdef object QueueEmpty = asyncio.queues.QueueEmpty

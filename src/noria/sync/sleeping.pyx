@@ -11,7 +11,7 @@ from noria.core.futures cimport FINISHED, PENDING
 from noria.core.loop cimport CoreLoop
 from noria.core.waits cimport DONE, RAISE, WAIT, YIELD, Waiter, running_loop
 
-from noria.sync._marks import mark_coroutine_functions
+from noria.core._marks import mark_coroutine_functions
 
 
 @cython.internal

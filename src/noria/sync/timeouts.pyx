@@ -23,7 +23,7 @@ from noria.sync.tasks cimport cancel, running_task, to_future
 
 import asyncio.exceptions
 
-from noria.sync._marks import mark_coroutine_functions
+from noria.core._marks import mark_coroutine_functions
 from noria.sync.coroutines import at_once, awaited
 
 cdef object CancelledError = asyncio.exceptions.CancelledError

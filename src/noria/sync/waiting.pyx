@@ -19,7 +19,7 @@ import asyncio.tasks
 import inspect
 from collections import deque
 
-from noria.sync._marks import mark_coroutine_functions
+from noria.core._marks import mark_coroutine_functions
 from noria.sync.tasks import isfuture
 
 cdef object ALL_COMPLETED = asyncio.tasks.ALL_COMPLETED

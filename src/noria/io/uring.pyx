@@ -1,0 +1,863 @@
+"""The io_uring driver: the epoll driver with a ring beside it, for connections and listeners.
+
+What connections of ours receive, small writes and accepted connections go through the ring, many by one system call:
+the io_uring_enter(2) that also waits. Everything else is watched by the epoll instance, which the ring in turn watches:
+
+- A descriptor that the program owns (add_reader, pipes, pidfds) must not be held by the kernel when the program closes
+  it. Epoll forgets it then; an operation in a ring keeps the file open.
+- A connection that receives more than a buffer of the ring at once is served by readiness (`bulk`): one recv(2) into
+  the large buffer beats several completions and putting them together.
+- What is not sent at once (EAGAIN) waits for room by readiness.
+
+So the calls of driver.pxd keep their meaning: receive() and accept() give what the ring has brought. The rest of the
+time they say EAGAIN.
+
+Receiving: one multishot operation a connection, which takes buffers from a pool that all share. A buffer goes back as
+soon as the transport has been told: who cannot be told now (paused, in the ready queue behind others) gets a copy.
+Thus the pool is empty only if one turn brings more than it has; those operations end (ENOBUFS) and are begun again.
+
+Sending: post() hands over bytes, at most one block a connection; all are submitted when the kernel is asked next, not
+to wait for room (MSG_DONTWAIT), so that each completes within that call: no bytes are in flight between turns, and
+nothing needs to be cancelled.
+
+Waiting: in the ring, which watches the epoll instance. If for a while only epoll has brought anything (datagrams, large
+messages) it is the other way round, by an eventfd, since each event by way of the other costs a system call more.
+
+Nothing is submitted before the kernel is asked: until then `dirty` channels are on a list, and what they want by then
+is what counts. Thus no submission names a descriptor that has been closed since.
+
+A channel with operations in flight is referenced until the last of them has completed, whatever became of it: their
+user data is its address.
+
+The ring is made for one thread (SINGLE_ISSUER): the one that runs the loop first. If another one runs it later a new
+ring is made; what was in flight in the old one has either completed or had no effect (DEFER_TASKRUN: the kernel works
+on it only while that thread asks). If no ring can be had any more, the driver goes on as the epoll driver.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
+
+from noria.core.capi cimport PyErr_CheckSignals, PyThread_get_thread_ident
+from noria.core.wheel cimport push
+from noria.io.driver cimport ANY, LISTENER, STREAM, WANT_IN, Channel
+from noria.io.epoll cimport BESIDE, EpollDriver
+from noria.io.ring cimport (
+    ACCEPT_MULTISHOT, CANCEL_ALL, CANCEL_ANY, CQE_F_BUFFER, CQE_F_MORE, NORIA_OPS, OP_ACCEPT, OP_ASYNC_CANCEL,
+    OP_POLL_ADD, OP_RECV, OP_SEND, RECV_MULTISHOT, SETUP_COOP_TASKRUN, SETUP_DEFER_TASKRUN, SETUP_NO_SQARRAY,
+    SETUP_R_DISABLED, SETUP_SINGLE_ISSUER, SETUP_SUBMIT_ALL, SETUP_TASKRUN_FLAG, SQE_BUFFER_SELECT, noria_buffers,
+    noria_buffers_free, noria_buffers_give, noria_buffers_open, noria_buffers_publish, noria_cqe, noria_ring,
+    noria_ring_clear, noria_ring_close, noria_ring_completions, noria_ring_cqe, noria_ring_enable, noria_ring_enter,
+    noria_ring_idle, noria_ring_open, noria_ring_probe, noria_ring_seen, noria_ring_sqe, noria_ring_submit, noria_ring_tell, noria_ring_telling,
+    noria_ring_waiting, noria_sqe,
+)
+from noria.io.sys cimport (
+    EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE, ENFILE, ENOBUFS, ENOSYS, EPOLL_CTL_DEL, EPOLLET, EPOLLIN, ETIME, MSG_DONTWAIT,
+    MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl, epoll_event, errno, eventfd, getpeername, sockaddr, sockaddr_storage,
+    socklen_t,
+)
+
+import os
+
+cdef enum:
+    SUBMISSIONS = 128
+    COMPLETIONS = 1024
+    BUFFERS = 64                 # a power of two
+    # Of each. Not a power of two apart, or all would share a few cache lines.
+    BUFFER_SIZE = 4 * 1024 + 64
+    SMALL = 16                   # receptions that end `bulk`
+    OUTSIDE = 16                 # events after which to wait in epoll
+
+# The low bits of a completion's user data; the rest is the channel's address.
+cdef enum Tag:
+    RECEIVED = 1
+    SENT
+    ACCEPTED
+    READY                        # the epoll instance has something
+    CANCELLED
+    TAGS = 7
+
+# Of Channel.reading.
+cdef enum Reading:
+    IDLE
+    ARMED
+    CANCELLING
+
+cdef uint32_t MUST = SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN | SETUP_TASKRUN_FLAG | SETUP_R_DISABLED
+cdef uint32_t MAY = SETUP_COOP_TASKRUN | SETUP_SUBMIT_ALL | SETUP_NO_SQARRAY
+
+
+cdef int open_ring(noria_ring* ring, noria_buffers* buffers) noexcept:
+    # A disabled ring and its buffers: 0 or -errno.
+    cdef int error = noria_ring_open(ring, SUBMISSIONS, COMPLETIONS, MUST, MAY)
+    if error < 0:
+        return error
+    error = noria_buffers_open(ring, buffers, 0, BUFFERS, BUFFER_SIZE)
+    if error < 0:
+        noria_ring_close(ring)
+    return error
+
+
+cdef class UringDriver(EpollDriver):
+    """UringDriver()"""
+    cdef noria_ring uring
+    cdef noria_buffers buffers
+    cdef bint hopeless           # no ring could be made: epoll does it all
+    cdef unsigned long owner     # the thread that the ring is enabled for; 0: none yet
+    cdef bint listening          # the ring watches the epoll instance
+    cdef int bell                # eventfd by which the ring tells the epoll instance
+    cdef bint inside             # it does so
+    cdef int outside             # events that epoll brought since the ring brought one
+    cdef PyObject** flying       # channels with operations in flight, owned
+    cdef Py_ssize_t aloft
+    cdef Py_ssize_t flying_room
+    cdef PyObject** unsettled    # dirty channels, owned, first in first out
+    cdef Py_ssize_t first_dirty
+    cdef Py_ssize_t end_dirty
+    cdef Py_ssize_t dirty_room
+
+    name = "io_uring"
+
+    def __cinit__(self):
+        noria_ring_clear(&self.uring)
+        self.bell = -1
+        self.posting = True
+
+    def __init__(self):
+        cdef int error
+        EpollDriver.__init__(self)
+        error = open_ring(&self.uring, &self.buffers)
+        if error in (-EMFILE, -ENFILE):
+            raise OSError(-error, os.strerror(-error))
+        if error < 0:
+            self.hopeless = True
+            self.posting = False
+            return
+        self.bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if self.bell < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.watch_other(self.bell, <uint32_t>EPOLLIN | <uint32_t>EPOLLET, BESIDE)  # so it need not be read
+
+    def __dealloc__(self):
+        self.shut()
+
+    def abandon(self):
+        """In a forked child: see EpollDriver. The ring is shared with the parent, and not touched."""
+        self.posting = False
+        self.abandoned = True
+        self.drop_ring()
+        EpollDriver.abandon(self)
+
+    cdef int close_descriptors(self) except -1:
+        if self.bell >= 0:
+            close(self.bell)
+            self.bell = -1
+        return EpollDriver.close_descriptors(self)
+
+    # The ring's life.
+
+    cdef int drop_ring(self) except -1:
+        # Nothing of it completes any more.
+        cdef Py_ssize_t i
+        cdef Channel channel
+        self.inside = False
+        self.outside = 0
+        noria_ring_close(&self.uring)
+        noria_buffers_free(&self.buffers)
+        self.owner = 0
+        self.listening = False
+        for i in range(self.aloft):
+            channel = <Channel>self.flying[i]
+            channel.flights = 0
+            channel.reading = IDLE
+            channel.sending = False
+        return 0
+
+    cdef bint have_ring(self) except -1:
+        # Make sure of a ring that is enabled for this thread.
+        cdef unsigned long me = PyThread_get_thread_ident()
+        if self.owner == me:
+            return True
+        if self.hopeless or self.epfd < 0:
+            return False
+        if self.owner != 0:
+            self.renew_ring()
+        if self.uring.fd < 0 and open_ring(&self.uring, &self.buffers) < 0:
+            return self.give_up()
+        if noria_ring_enable(&self.uring) < 0 or noria_ring_tell(&self.uring, self.bell) < 0:
+            return self.give_up()
+        noria_ring_telling(&self.uring, False)
+        self.owner = me
+        return True
+
+    cdef int renew_ring(self) except -1:
+        # Another thread: what has completed counts, the rest is begun anew.
+        cdef Py_ssize_t i, count
+        self.reap(True)
+        count = self.aloft
+        self.drop_ring()
+        for i in range(count):
+            self.touch(<Channel>self.flying[i])
+        self.release_all()
+        return 0
+
+    cdef bint give_up(self) except -1:
+        # Returns False. Whoever waits for the ring is watched by epoll from now on.
+        cdef int fd
+        cdef Channel channel
+        self.hopeless = True
+        self.posting = False
+        self.drop_ring()
+        self.release_all()
+        for fd in range(self.room):
+            if self.slots[fd].channel != NULL:
+                channel = <Channel>self.slots[fd].channel
+                if channel.kind != ANY and channel.wants & ~channel.armed:
+                    self.arm(channel, channel.wants)
+        while self.first_dirty < self.end_dirty:
+            channel = <Channel>self.unsettled[self.first_dirty]
+            self.first_dirty += 1
+            channel.dirty = False
+            Py_DECREF(channel)  # `channel` is a reference of its own
+            if channel.posted is not None:
+                self.sent_off(channel, -EAGAIN)
+        self.first_dirty = self.end_dirty = 0
+        self.due = False
+        return False
+
+    cdef int release_all(self) except -1:
+        cdef PyObject* held
+        while self.aloft:
+            self.aloft -= 1
+            held = self.flying[self.aloft]
+            (<Channel>held).flights = 0
+            Py_DECREF(<object>held)
+        return 0
+
+    cdef int forget_dirt(self) except -1:
+        cdef PyObject* held
+        while self.first_dirty < self.end_dirty:
+            self.end_dirty -= 1
+            held = self.unsettled[self.end_dirty]
+            (<Channel>held).dirty = False
+            Py_DECREF(<object>held)
+        self.first_dirty = self.end_dirty = 0
+        self.due = False
+        return 0
+
+    cdef int shut(self) except -1:
+        if self.uring.fd >= 0 and self.owner == PyThread_get_thread_ident() and not self.abandoned:
+            self.cancel_all()
+        self.posting = False
+        self.drop_ring()
+        self.release_all()
+        free(self.flying)
+        self.flying = NULL
+        self.flying_room = 0
+        self.forget_dirt()
+        free(self.unsettled)
+        self.unsettled = NULL
+        self.dirty_room = 0
+        return EpollDriver.shut(self)
+
+    cdef int cancel_all(self) except -1:
+        # Have the kernel let go of every descriptor before this returns: their owners close them next, and the peers
+        # are to notice.
+        cdef noria_sqe* sqe
+        cdef noria_cqe* cqe
+        cdef noria_cqe done
+        cdef Channel channel
+        cdef int n, tries
+        for tries in range(1000):
+            while True:
+                cqe = noria_ring_cqe(&self.uring)
+                if cqe == NULL:
+                    break
+                done = cqe[0]
+                noria_ring_seen(&self.uring, 1)
+                if done.flags & CQE_F_BUFFER:
+                    noria_buffers_give(&self.buffers, <uint16_t>(done.flags >> 16))
+                    noria_buffers_publish(&self.buffers)
+                if done.user_data & TAGS == ACCEPTED and done.res >= 0:
+                    close(done.res)
+                if done.user_data & TAGS == READY:
+                    self.listening = False
+                elif done.user_data & TAGS != CANCELLED and not done.flags & CQE_F_MORE:
+                    channel = <Channel><PyObject*>(done.user_data & ~<uint64_t>TAGS)
+                    channel.sending = False
+                    self.landed(channel)
+            if self.aloft == 0 and not self.listening:
+                return 0
+            if tries & 15 == 0:
+                sqe = noria_ring_sqe(&self.uring)
+                if sqe != NULL:
+                    sqe.opcode = OP_ASYNC_CANCEL
+                    sqe.fd = -1
+                    sqe.op_flags = CANCEL_ANY | CANCEL_ALL
+                    sqe.user_data = CANCELLED
+            n = noria_ring_enter(&self.uring, 1, 0.01)
+            if n < 0 and n not in (-ETIME, -EINTR, -EAGAIN, -EBUSY):
+                return 0
+        return 0
+
+    # Channels that are dirty, and those that fly.
+
+    cdef int touch(self, Channel channel) except -1:
+        # Look at it before the kernel is asked next.
+        cdef PyObject** more
+        cdef Py_ssize_t room
+        if channel.dirty or self.epfd < 0:
+            return 0
+        if self.end_dirty == self.dirty_room:
+            room = max(64, 2 * self.dirty_room)
+            more = <PyObject**>realloc(self.unsettled, room * sizeof(PyObject*))
+            if more == NULL:
+                raise MemoryError
+            self.unsettled = more
+            self.dirty_room = room
+        Py_INCREF(channel)
+        self.unsettled[self.end_dirty] = <PyObject*>channel
+        self.end_dirty += 1
+        channel.dirty = True
+        self.due = True
+        return 0
+
+    cdef int takes_off(self, Channel channel) except -1:
+        cdef PyObject** more
+        cdef Py_ssize_t room
+        if channel.flights == 0:
+            if self.aloft == self.flying_room:
+                room = max(64, 2 * self.flying_room)
+                more = <PyObject**>realloc(self.flying, room * sizeof(PyObject*))
+                if more == NULL:
+                    raise MemoryError
+                self.flying = more
+                self.flying_room = room
+            Py_INCREF(channel)
+            channel.seat = self.aloft
+            self.flying[self.aloft] = <PyObject*>channel
+            self.aloft += 1
+        channel.flights += 1
+        return 0
+
+    cdef int landed(self, Channel channel) except -1:
+        cdef PyObject* last
+        channel.flights -= 1
+        if channel.flights == 0:
+            self.aloft -= 1
+            last = self.flying[self.aloft]
+            self.flying[channel.seat] = last
+            (<Channel>last).seat = channel.seat
+            Py_DECREF(channel)  # the caller holds one more
+        return 0
+
+    # Submitting.
+
+    cdef noria_sqe* submission(self) noexcept:
+        # NULL: the kernel takes no more for now.
+        cdef noria_sqe* sqe = noria_ring_sqe(&self.uring)
+        if sqe == NULL:
+            noria_ring_submit(&self.uring)
+            sqe = noria_ring_sqe(&self.uring)
+        return sqe
+
+    cdef int settle_all(self) except -1:
+        cdef PyObject* held
+        cdef bint settled = True
+        while settled and self.first_dirty < self.end_dirty:
+            held = self.unsettled[self.first_dirty]
+            self.first_dirty += 1
+            (<Channel>held).dirty = False
+            settled = self.settle(<Channel>held)
+            Py_DECREF(<object>held)
+        if self.first_dirty == self.end_dirty:
+            self.first_dirty = self.end_dirty = 0
+            self.due = False
+        return 0
+
+    cdef bint settle(self, Channel channel) except -1:
+        # Bring what the ring does for the channel in line with what it wants. False: not all of it could be.
+        cdef noria_sqe* sqe
+        cdef bint wanted
+        if channel.posted is not None and not channel.sending:
+            sqe = self.submission()
+            if sqe == NULL:
+                self.touch(channel)
+                return False
+            if type(channel.posted) is list:
+                channel.posted = b"".join(channel.posted)
+            sqe.opcode = OP_SEND
+            sqe.fd = channel.fd
+            sqe.addr = <uint64_t><void*>PyBytes_AS_STRING(channel.posted)
+            sqe.len = <uint32_t>PyBytes_GET_SIZE(channel.posted)
+            sqe.op_flags = MSG_DONTWAIT | MSG_NOSIGNAL
+            sqe.user_data = <uint64_t><void*>channel | SENT
+            channel.sending = True
+            self.takes_off(channel)
+        wanted = (channel.watched and channel.wants & WANT_IN and not channel.bulk and not channel.over
+                  and channel.kept_from == channel.kept_to)
+        if wanted:
+            if channel.reading != IDLE:
+                return True
+            sqe = self.submission()
+            if sqe == NULL:
+                self.touch(channel)
+                return False
+            sqe.fd = channel.fd
+            if channel.kind == STREAM:
+                sqe.opcode = OP_RECV
+                sqe.ioprio = RECV_MULTISHOT
+                sqe.flags = SQE_BUFFER_SELECT
+                sqe.user_data = <uint64_t><void*>channel | RECEIVED
+            else:
+                sqe.opcode = OP_ACCEPT
+                sqe.ioprio = ACCEPT_MULTISHOT
+                sqe.op_flags = SOCK_NONBLOCK | SOCK_CLOEXEC
+                sqe.user_data = <uint64_t><void*>channel | ACCEPTED
+            channel.reading = ARMED
+            self.takes_off(channel)
+        elif channel.reading == ARMED:
+            if channel.watched and not channel.bulk and channel.kept_from == channel.kept_to:
+                return True  # paused, perhaps for a moment: when something comes is early enough
+            sqe = self.submission()
+            if sqe == NULL:
+                self.touch(channel)
+                return False
+            sqe.opcode = OP_ASYNC_CANCEL
+            sqe.fd = -1
+            sqe.addr = <uint64_t><void*>channel | (RECEIVED if channel.kind == STREAM else ACCEPTED)
+            sqe.user_data = CANCELLED
+            channel.reading = CANCELLING
+        elif channel.bulk and channel.reading == IDLE and channel.watched and channel.wants & ~channel.armed:
+            try:
+                self.arm(channel, channel.wants)
+            except OSError:  # no room for another watch: epoll(7)
+                channel.bulk = False
+                self.touch(channel)
+        return True
+
+    cdef int flush(self) except -1:
+        if self.have_ring():
+            self.settle_all()
+            if noria_ring_waiting(&self.uring):
+                noria_ring_enter(&self.uring, 0, 0)
+        return 0
+
+    # Waiting.
+
+    cdef int wait(self, double timeout, bint defer) except -1:
+        cdef noria_sqe* sqe
+        cdef int n
+        if self.aloft == 0 and not self.due or self.abandoned or not self.have_ring():
+            return EpollDriver.wait(self, timeout, defer)
+        self.settle_all()
+        if self.outside >= OUTSIDE and not self.listening:
+            return self.wait_outside(timeout, defer)
+        if self.inside:
+            noria_ring_telling(&self.uring, False)
+            self.inside = False
+        if not self.listening:
+            sqe = self.submission()
+            if sqe != NULL:
+                sqe.opcode = OP_POLL_ADD
+                sqe.fd = self.epfd
+                sqe.op_flags = EPOLLIN
+                sqe.user_data = READY
+                self.listening = True
+        if timeout == 0 or self.wheel.ring.head != self.wheel.ring.tail or noria_ring_completions(&self.uring):
+            n = 0 if noria_ring_idle(&self.uring) else noria_ring_enter(&self.uring, 0, 0)
+        else:
+            self.wheel.asleep = True
+            with nogil:
+                n = noria_ring_enter(&self.uring, 1, timeout)
+            self.wheel.asleep = False
+        if n < 0:
+            if n == -EINTR:
+                PyErr_CheckSignals()
+            elif n == -EEXIST:
+                self.renew_ring()  # another thread that has the number of one that has ended
+                return 0
+            elif n != -ETIME and n != -EAGAIN and n != -EBUSY:
+                raise OSError(-n, os.strerror(-n))
+        return self.reap(defer)
+
+    cdef int wait_outside(self, double timeout, bint defer) except -1:
+        if not self.inside:
+            noria_ring_telling(&self.uring, True)
+            self.inside = True
+        if not noria_ring_idle(&self.uring) or noria_ring_completions(&self.uring):
+            self.beside(defer)
+            timeout = 0
+        return EpollDriver.wait(self, timeout, defer)
+
+    cdef int beside(self, bint defer) except -1:
+        cdef int n = 0
+        if self.inside and self.owner == PyThread_get_thread_ident():
+            n = noria_ring_enter(&self.uring, 0, 0)
+            self.reap(defer)
+            if n == -EEXIST:
+                self.renew_ring()
+        return 0
+
+    cdef int reap(self, bint defer) except -1:
+        # Reentrant: each completion is given back before it is dealt with.
+        cdef noria_cqe* cqe
+        cdef noria_cqe done
+        cdef Channel channel
+        cdef int delivered = 0
+        while True:
+            cqe = noria_ring_cqe(&self.uring) if self.uring.fd >= 0 else NULL
+            if cqe == NULL:
+                return delivered
+            done = cqe[0]
+            noria_ring_seen(&self.uring, 1)
+            delivered += 1
+            if done.user_data & TAGS == CANCELLED:
+                continue
+            if done.user_data & TAGS == READY:
+                self.listening = False
+                self.outside += 1
+                self.ask(defer)
+                continue
+            channel = <Channel><PyObject*>(done.user_data & ~<uint64_t>TAGS)
+            if done.user_data & TAGS == SENT:
+                channel.sending = False
+                self.landed(channel)
+                self.sent_off(channel, done.res)
+                continue
+            self.outside = 0
+            if not done.flags & CQE_F_MORE:
+                channel.reading = IDLE
+                self.landed(channel)
+            if done.user_data & TAGS == RECEIVED:
+                self.came(channel, done.res, done.flags, defer)
+            else:
+                self.caller(channel, done.res, defer)
+
+    cdef int sent_off(self, Channel channel, int n) except -1:
+        data = channel.posted
+        channel.posted = None
+        if type(data) is list:
+            data = b"".join(data)
+        try:
+            channel.sent(data, n)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self.wheel.call_exception_handler({
+                "message": "Exception in a callback of the event loop", "exception": error, "transport": channel,
+            })
+        return 0
+
+    cdef int came(self, Channel channel, int res, uint32_t flags, bint defer) except -1:
+        cdef uint16_t buffer = <uint16_t>(flags >> 16)
+        try:
+            if not channel.watched:
+                return 0
+            if res > 0:
+                if res == BUFFER_SIZE and not channel.bulk:
+                    channel.bulk = True
+                    channel.small = 0
+                    self.touch(channel)
+                self.bring(channel, self.buffers.space + <size_t>buffer * BUFFER_SIZE, res, defer)
+            elif res not in (-ENOBUFS, -ECANCELED, -EINTR, -EAGAIN) and (res < 0 or not flags & CQE_F_BUFFER):
+                channel.over = True
+                channel.result = res
+                if channel.wants & WANT_IN:
+                    self.hand(channel, WANT_IN, defer)
+        finally:
+            if flags & CQE_F_BUFFER:
+                noria_buffers_give(&self.buffers, buffer)
+                noria_buffers_publish(&self.buffers)
+        if channel.reading == IDLE and channel.watched and not channel.over:
+            self.touch(channel)
+        return 0
+
+    cdef int caller(self, Channel channel, int res, bint defer) except -1:
+        if not channel.watched:
+            if res >= 0:
+                close(res)
+            return 0
+        if res >= 0:
+            self.keep(channel, <char*>&res, sizeof(res), False)
+        elif res in (-ECANCELED, -EINTR, -EAGAIN):
+            self.touch(channel)
+            return 0
+        else:
+            channel.over = True
+            channel.result = res
+        self.hand(channel, WANT_IN, defer)
+        if channel.reading == IDLE and channel.watched and not channel.over:
+            self.touch(channel)
+        return 0
+
+    cdef int bring(self, Channel channel, char* data, Py_ssize_t n, bint defer) except -1:
+        if (defer or channel.queued or self.wheel.debug or not channel.wants & WANT_IN
+                or channel.here_size or channel.kept_from != channel.kept_to):
+            self.keep(channel, data, n, False)
+            if channel.wants & WANT_IN:
+                self.again(channel)
+            else:
+                self.touch(channel)  # paused for longer
+            return 0
+        channel.here = data
+        channel.here_size = n
+        try:
+            self.hand(channel, WANT_IN, False)
+        finally:
+            if channel.here_size:
+                if channel.watched:
+                    self.keep(channel, channel.here, channel.here_size, True)
+                    if channel.wants & WANT_IN:
+                        self.again(channel)
+                    else:
+                        self.touch(channel)
+                channel.here_size = 0
+            channel.here = NULL
+        return 0
+
+    cdef int keep(self, Channel channel, char* data, Py_ssize_t n, bint before) except -1:
+        # A copy, behind what is kept already, or before it.
+        cdef Py_ssize_t size = channel.kept_to - channel.kept_from
+        cdef char* more
+        if channel.kept_to + n > channel.kept_room or before:
+            more = <char*>malloc(2 * (size + n))
+            if more == NULL:
+                raise MemoryError
+            memcpy(more + (n if before else 0), channel.kept + channel.kept_from, size)
+            free(channel.kept)
+            channel.kept = more
+            channel.kept_room = 2 * (size + n)
+            channel.kept_from = 0
+            channel.kept_to = size
+            if before:
+                memcpy(more, data, n)
+                channel.kept_to += n
+                return 0
+        memcpy(channel.kept + channel.kept_to, data, n)
+        channel.kept_to += n
+        return 0
+
+    cdef int again(self, Channel channel) except -1:
+        # There is more for it than it has asked for.
+        channel.pending |= WANT_IN
+        if not channel.queued:
+            channel.queued = True
+            push(self.wheel, channel)
+        return 0
+
+    # Watching.
+
+    cdef int want(self, Channel channel, uint32_t wants) except -1:
+        cdef uint32_t old = channel.wants
+        if channel.kind == ANY or self.hopeless:
+            return EpollDriver.want(self, channel, wants)
+        if self.epfd < 0:
+            raise RuntimeError("Event loop is closed")
+        if not channel.watched:
+            if wants == 0:
+                channel.wants = 0
+                return 0
+            self.clear_place(channel.fd)
+            self.take_in(channel)
+            channel.bulk = channel.over = False
+        channel.wants = wants
+        if (wants ^ old) & WANT_IN:
+            if wants & WANT_IN and (channel.kept_from != channel.kept_to or channel.over):
+                self.again(channel)
+            elif channel.reading == IDLE or channel.reading == ARMED and not wants & WANT_IN:
+                self.touch(channel)
+        if (wants ^ old) & ~<uint32_t>WANT_IN or channel.bulk and channel.reading == IDLE and wants & ~channel.armed:
+            self.arm(channel, wants)
+        return 0
+
+    cdef int arm(self, Channel channel, uint32_t wants) except -1:
+        # What epoll is to watch of what is wanted.
+        cdef epoll_event event
+        if channel.kind == ANY or self.hopeless:
+            return EpollDriver.arm(self, channel, wants)
+        if not channel.bulk or channel.reading != IDLE:
+            wants &= ~<uint32_t>WANT_IN
+        if wants:
+            return EpollDriver.arm(self, channel, wants)
+        if channel.armed and self.epfd >= 0:
+            channel.armed = 0
+            epoll_ctl(self.epfd, EPOLL_CTL_DEL, channel.fd, &event)
+        return 0
+
+    cdef int forget(self, Channel channel) except -1:
+        cdef int fd
+        if channel.kind != ANY:
+            if channel.kind == LISTENER:
+                while channel.kept_from != channel.kept_to:
+                    memcpy(&fd, channel.kept + channel.kept_from, sizeof(fd))
+                    channel.kept_from += sizeof(fd)
+                    close(fd)
+            free(channel.kept)
+            channel.kept = NULL
+            channel.kept_from = channel.kept_to = channel.kept_room = 0
+            channel.here_size = 0
+            channel.over = False
+            if not channel.sending:
+                channel.posted = None
+        EpollDriver.forget(self, channel)
+        if channel.reading == ARMED:
+            self.touch(channel)
+            # Its port is to be free when this returns.
+            if channel.kind == LISTENER and self.owner == PyThread_get_thread_ident():
+                self.flush()
+        return 0
+
+    # Doing.
+
+    cdef Py_ssize_t receive(self, Channel channel, char** where, Py_ssize_t room) noexcept:
+        cdef Py_ssize_t n
+        cdef char* data
+        if channel.kind == ANY:
+            return EpollDriver.receive(self, channel, where, room)
+        if channel.here_size:
+            data = channel.here
+            n = channel.here_size
+            if 0 < room < n:
+                n = room
+            channel.here += n
+            channel.here_size -= n
+        elif channel.kept_from != channel.kept_to:
+            data = channel.kept + channel.kept_from
+            n = channel.kept_to - channel.kept_from
+            if 0 < room < n:
+                n = room
+            channel.kept_from += n
+            if channel.kept_from == channel.kept_to:
+                channel.kept_from = channel.kept_to = 0  # its place stays valid until the next call
+        elif channel.over:
+            return channel.result
+        elif channel.bulk and channel.reading == IDLE or self.hopeless:
+            n = EpollDriver.receive(self, channel, where, room)
+            if n >= BUFFER_SIZE:
+                channel.small = 0
+            elif n > 0 and not self.hopeless:
+                channel.small += 1
+                if channel.small == SMALL:
+                    self.lighten(channel)
+            return n
+        else:
+            return -EAGAIN
+        if where[0] == NULL:
+            where[0] = data
+        else:
+            memcpy(where[0], data, n)
+        if channel.here_size == 0:
+            if channel.kept_from != channel.kept_to or channel.over:
+                self.rouse(channel)
+            elif channel.reading == IDLE:
+                self.stir(channel)
+        return n
+
+    cdef int lighten(self, Channel channel) noexcept:
+        try:
+            channel.bulk = False
+            self.arm(channel, channel.wants)
+            self.touch(channel)
+        except BaseException:
+            channel.bulk = True
+        return 0
+
+    cdef int rouse(self, Channel channel) noexcept:
+        self.again(channel)  # fails only when there is no memory
+        return 0
+
+    cdef int stir(self, Channel channel) noexcept:
+        self.touch(channel)  # likewise
+        return 0
+
+    cdef bint post(self, Channel channel, bytes data) except -1:
+        if channel.posted is None:
+            channel.posted = data
+            self.touch(channel)
+        elif channel.sending:
+            return False
+        elif type(channel.posted) is list:
+            (<list>channel.posted).append(data)
+        else:
+            channel.posted = [channel.posted, data]
+        return True
+
+    cdef object unpost(self, Channel channel):
+        data = channel.posted
+        if channel.sending or data is None:
+            return None
+        channel.posted = None
+        return b"".join(data) if type(data) is list else data
+
+    cdef int accept(self, Channel channel, sockaddr_storage* addr, socklen_t* size) noexcept:
+        cdef int fd
+        if self.hopeless or channel.kind == ANY:
+            return EpollDriver.accept(self, channel, addr, size)
+        if channel.kept_from != channel.kept_to:
+            memcpy(&fd, channel.kept + channel.kept_from, sizeof(fd))
+            channel.kept_from += sizeof(fd)
+            if channel.kept_from == channel.kept_to:
+                channel.kept_from = channel.kept_to = 0
+                if channel.reading == IDLE:
+                    self.stir(channel)
+            else:
+                self.rouse(channel)
+            # A multishot accept does not tell who it is, and one that has gone already cannot be asked.
+            if getpeername(fd, <sockaddr*>addr, size) < 0:
+                size[0] = 0
+                addr.ss_family = 0
+            return fd
+        if channel.over:
+            channel.over = False
+            self.stir(channel)
+            return channel.result
+        return -EAGAIN
+
+
+def probe():
+    """(errno, setup flags, features, operations): what the kernel gives to a ring such as the driver's.
+
+    errno: why there is none, or 0. flags and features: as io_uring_setup(2) has them. operations: the numbers of those
+    that the kernel knows; ENOSYS if one is missing that the driver needs.
+    """
+    cdef noria_ring ring
+    cdef noria_buffers buffers
+    cdef unsigned char known[NORIA_OPS]
+    cdef int error = open_ring(&ring, &buffers)
+    if error < 0:
+        return -error, 0, 0, ()
+    flags, features = ring.flags, ring.features
+    error = noria_ring_probe(&ring, known)
+    noria_ring_close(&ring)
+    noria_buffers_free(&buffers)
+    if error < 0:
+        return -error, flags, features, ()
+    operations = tuple([i for i in range(NORIA_OPS) if known[i]])
+    lacks = not {OP_SEND, OP_RECV, OP_ACCEPT, OP_ASYNC_CANCEL, OP_POLL_ADD}.issubset(operations)
+    return ENOSYS if lacks else 0, flags, features, operations
+
+
+# The tables hold references the garbage collector must see: a loop dropped with connections open is a cycle.
+cdef traverseproc plain_traverse = (<PyTypeObject*>UringDriver).tp_traverse
+
+
+cdef int traverse(PyObject* self, visitproc visit, void* arg) noexcept:
+    cdef UringDriver driver = <UringDriver>self
+    cdef Py_ssize_t i
+    cdef int stop
+    for i in range(driver.aloft):
+        stop = visit(driver.flying[i], arg)
+        if stop:
+            return stop
+    for i in range(driver.first_dirty, driver.end_dirty):
+        stop = visit(driver.unsettled[i], arg)
+        if stop:
+            return stop
+    return plain_traverse(self, visit, arg) if plain_traverse != NULL else 0
+
+
+(<PyTypeObject*>UringDriver).tp_traverse = <traverseproc>traverse

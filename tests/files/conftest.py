@@ -1,0 +1,3 @@
+"""The fixture `run` for every test of this directory."""
+
+from files.loops import run as run

@@ -1,0 +1,537 @@
+"""The io_uring driver: that it is chosen where it can be, and what only a ring can get wrong.
+
+Everything else about connections is tested by the other files here, which run on it with NORIA_DRIVER=io_uring.
+"""
+
+import asyncio
+import errno
+import gc
+import os
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+import noria
+from core.running import python, until
+from noria.io.choice import choose, refusal
+from support.leaks import no_descriptors_left
+
+refused = refusal()
+needs_ring = pytest.mark.skipif(refused is not None, reason=f"io_uring: {refused}")
+DEADLINE = 30
+
+# A filter that answers EPERM to io_uring_setup(2), as container runtimes' do, for this process and its children:
+# seccomp(2). `deny` needs no privilege.
+DENY = """
+import ctypes, struct
+def deny():
+    def op(code, jt, jf, k): return struct.pack("HBBI", code, jt, jf, k)
+    code = [op(0x20, 0, 0, 0), op(0x15, 0, 1, 425), op(0x06, 0, 0, 0x00050000 | 1), op(0x06, 0, 0, 0x7fff0000)]
+    text = ctypes.create_string_buffer(b"".join(code))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code), ctypes.addressof(text)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    zero = ctypes.c_ulong(0)
+    assert libc.prctl(38, ctypes.c_ulong(1), zero, zero, zero) == 0
+    assert libc.prctl(22, ctypes.c_ulong(2), program) == 0, ctypes.get_errno()
+"""
+
+ECHO = """
+import asyncio, noria
+async def echo():
+    async def serve(reader, writer):
+        writer.write(await reader.read(100))
+        writer.close()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"hello")
+    assert await asyncio.wait_for(reader.read(), 10) == b"hello"
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+def run(driver):
+    loop = noria.new_event_loop(driver=driver)
+    loop.run_until_complete(echo())
+    loop.close()
+    return loop._driver.name
+"""
+
+
+def fresh(program: str) -> None:
+    """Run the program in an interpreter of its own."""
+    done = python("import warnings; warnings.simplefilter('error')\n" + program)
+    assert done.returncode == 0, done.stderr
+
+
+def on_ring(program: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """The test `program`, run by a loop on io_uring; fails on any report of the loop, and if descriptors are left."""
+
+    @needs_ring
+    def test() -> None:
+        with no_descriptors_left():
+            run(program)
+
+    test.__name__, test.__doc__ = program.__name__, program.__doc__
+    return test
+
+
+def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    seen: list[dict[str, Any]] = []
+    loop = noria.new_event_loop(driver="io_uring")
+    loop.set_exception_handler(lambda _, report: seen.append(report))
+    try:
+        loop.run_until_complete(asyncio.wait_for(program(), DEADLINE))
+    finally:
+        loop.close()
+        gc.collect()
+    assert not seen
+
+
+class Peer(asyncio.Protocol):
+    """Keeps what comes; `echo`: sends it back."""
+
+    echo = False
+
+    def __init__(self) -> None:
+        self.got = bytearray()
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+        if self.echo:
+            self.transport.write(data)
+
+    def connection_lost(self, _: BaseException | None) -> None:
+        self.closed = True
+
+
+class Echo(Peer):
+    echo = True
+
+
+async def pairs(count: int, kind: type[Peer] = Peer) -> tuple[asyncio.AbstractServer, list[Peer], list[Peer]]:
+    """A server with so many connections, and the protocols at both ends in the same order."""
+    loop = asyncio.get_running_loop()
+    near: list[Peer] = []
+    far: list[Peer] = []
+
+    def made() -> Peer:
+        far.append(kind())
+        return far[-1]
+
+    server = await loop.create_server(made, "127.0.0.1", 0, backlog=1024)
+    for _ in range(count):
+        _, protocol = await loop.create_connection(Peer, *server.sockets[0].getsockname())
+        near.append(protocol)
+        await until(lambda: len(far) == len(near))
+    return server, near, far
+
+
+async def end(server: asyncio.AbstractServer, *peers: Peer) -> None:
+    for peer in peers:
+        peer.transport.close()
+    server.close()
+    await until(lambda: all(peer.closed for peer in peers))
+
+
+# The choice.
+
+
+def test_a_driver_there_is_not_is_a_value_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="there is no driver 'uring'; choose one of: epoll, io_uring"):
+        noria.new_event_loop(driver="uring")
+    monkeypatch.setenv("NORIA_DRIVER", "iouring")
+    with pytest.raises(ValueError, match=r"'iouring' \(asked for by NORIA_DRIVER\)"):
+        noria.Loop()
+
+
+def test_the_argument_comes_before_the_environment_and_that_before_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NORIA_DRIVER", raising=False)
+    assert choose()[0].name == "epoll"
+    monkeypatch.setenv("NORIA_DRIVER", "io_uring")
+    assert choose()[0].name == ("epoll" if refused else "io_uring")
+    assert choose("epoll") == (choose("epoll")[0], "asked for")
+    assert choose("epoll")[0].name == "epoll"
+
+
+def test_where_io_uring_is_refused_a_loop_gets_epoll() -> None:
+    fresh(
+        DENY + ECHO + "import logging\n"
+        "logging.basicConfig(level='DEBUG')\n"
+        "deny()\n"
+        "assert run('io_uring') == 'epoll'\n"
+        "from noria.io.choice import choose\n"
+        "assert 'EPERM' in choose('io_uring')[1], choose('io_uring')\n"
+        "from noria.cli import main\n"
+        "main(['info'])\n"
+    )
+
+
+@needs_ring
+def test_a_loop_whose_ring_is_refused_later_goes_on_without_one() -> None:
+    fresh(DENY + ECHO + "assert run('io_uring') == 'io_uring'\ndeny()\nrun('io_uring')\n")
+
+
+@needs_ring
+def test_a_tiny_limit_on_locked_memory_does_no_harm() -> None:
+    # Root's limit counts for nothing: the child becomes nobody if it can.
+    fresh(
+        ECHO + "import os, resource\n"
+        "resource.setrlimit(resource.RLIMIT_MEMLOCK, (4096, 4096))\n"
+        "run('epoll')  # imports all that nobody may not read\n"
+        "if os.getuid() == 0: os.setuid(65534)\n"
+        "from noria.io.choice import choose\n"
+        "name, why = choose('io_uring')\n"
+        "assert name.name == 'io_uring' or 'locked memory' in why or 'refuses' in why, why\n"
+        "assert run('io_uring') == name.name\n"
+    )
+
+
+# What only a ring can get wrong.
+
+
+@on_ring
+async def test_bytes_of_every_size_arrive_in_order_whoever_pauses() -> None:
+    """Sizes around a buffer's, and far above, so that connections go from the ring to readiness and back."""
+    server, near, far = await pairs(8, Echo)
+    rng = random.Random(6)
+    sent = [bytearray() for _ in near]
+    for _ in range(1500):
+        i = rng.randrange(len(near))
+        here, there = near[i].transport, far[i].transport
+        match rng.randrange(10):
+            case 0:
+                here.pause_reading()
+            case 1:
+                there.pause_reading()
+            case 2:
+                here.resume_reading()
+                there.resume_reading()
+            case 3:
+                await asyncio.sleep(0)
+            case _:
+                data = rng.randbytes(rng.choice((1, 60, 1000, 4095, 4159, 4160, 4161, 9000, 16384, 70000)))
+                sent[i] += data
+                if rng.randrange(3):
+                    here.write(data)
+                else:
+                    here.writelines([data[:10], data[10:]])
+    for peer in (*near, *far):
+        peer.transport.resume_reading()
+    await until(lambda: [len(p.got) for p in near] == [len(s) for s in sent])
+    assert all(peer.got == data for peer, data in zip(near, sent, strict=True))
+    await end(server, *near, *far)
+
+
+@on_ring
+async def test_more_at_once_than_there_are_buffers() -> None:
+    """The pool runs empty: receptions end with ENOBUFS and are begun again."""
+    server, near, far = await pairs(150)
+    for peer in near:
+        with socket.fromfd(
+            peer.transport.get_extra_info("socket").fileno(), socket.AF_INET, socket.SOCK_STREAM
+        ) as s:
+            s.sendall(b"y" * 9000)
+    time.sleep(0.05)  # the loop sees all of it at once
+    await until(lambda: all(len(peer.got) == 9000 for peer in far))
+    await end(server, *near, *far)
+
+
+@on_ring
+async def test_more_at_once_than_the_ring_has_entries() -> None:
+    """Sends of one turn overflow both queues."""
+    server, near, far = await pairs(1300)
+    for peer in near:
+        peer.transport.write(b"ping")
+    await until(lambda: all(peer.got == b"ping" for peer in far))
+    for peer in (*near, *far):
+        peer.transport.write(b"pong")
+    await until(lambda: all(peer.got.endswith(b"pong") for peer in (*near, *far)))
+    await end(server, *near, *far)
+
+
+@on_ring
+async def test_thousands_of_connections_cut_off_at_random_points() -> None:
+    """Closed, aborted and reset with bytes on their way, in both directions: none harms another, none is left."""
+    rng = random.Random(7)
+    server, steady, steady_far = await pairs(2, Echo)
+    address = server.sockets[0].getsockname()
+    loop = asyncio.get_running_loop()
+
+    async def short_life() -> None:
+        try:
+            transport, peer = await loop.create_connection(Peer, *address)
+        except OSError:
+            return
+        transport.write(rng.randbytes(rng.choice((1, 1000, 5000, 100_000))))
+        for _ in range(rng.randrange(4)):
+            await asyncio.sleep(0)
+        if rng.randrange(2):
+            transport.write(b"more")
+        match rng.randrange(4):
+            case 0:
+                transport.close()
+            case 1:
+                transport.abort()
+            case 2:
+                sock = transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                transport.abort()
+            case 3:
+                transport.pause_reading()
+                await asyncio.sleep(0)
+                transport.close()
+        await until(lambda: peer.closed)
+
+    for _ in range(25):
+        tasks = [asyncio.ensure_future(short_life()) for _ in range(40)]
+        await asyncio.sleep(0)
+        for task in rng.sample(tasks, 10):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        steady[0].transport.write(b"still here")
+    await until(lambda: len(steady[0].got) == 250)
+    assert steady[0].got == b"still here" * 25
+    await end(server, *steady, *steady_far[:2])
+
+
+@on_ring
+async def test_a_port_is_free_when_its_listener_is_closed() -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Peer, "127.0.0.1", 0)
+    await asyncio.sleep(0.01)
+    address = server.sockets[0].getsockname()
+    for _ in range(20):
+        server.close()
+        server = await loop.create_server(Peer, *address, reuse_address=False)
+        await asyncio.sleep(0)
+    server.close()
+
+
+@on_ring
+async def test_what_was_written_before_an_abort_or_the_end_of_a_file_counts_as_sent() -> None:
+    server, near, far = await pairs(2)
+    near[0].transport.write(b"last words")
+    near[0].transport.abort()
+    near[1].transport.write(b"last words")
+    near[1].transport.write_eof()
+    await until(lambda: far[0].closed and far[1].closed)
+    assert far[0].got == far[1].got == b"last words"
+    await end(server, *near, *far)
+
+
+@needs_ring
+def test_closing_a_loop_with_everything_in_flight_tells_the_peers() -> None:
+    with no_descriptors_left():
+        ours: list[Any] = []
+        theirs: list[socket.socket] = []
+
+        async def program() -> None:
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(Peer, "127.0.0.1", 0)
+            ours.append(server)
+            for _ in range(50):
+                theirs.append(socket.create_connection(server.sockets[0].getsockname()))
+            await until(lambda: len(server._transports) == 50)  # type: ignore[attr-defined]
+            for transport in list(server._transports):  # type: ignore[attr-defined]
+                ours.append(transport)
+                transport.write(b"good-bye")
+            await loop.run_in_executor(None, lambda: None)
+            for transport in ours[1:]:
+                transport.write(b" at last")
+
+        loop = noria.new_event_loop(driver="io_uring")
+        loop.run_until_complete(program())
+        ours[0].close()
+        loop.close()
+        with pytest.warns(ResourceWarning, match="unclosed transport"):
+            ours.clear()
+            gc.collect()
+        for sock in theirs:
+            sock.settimeout(DEADLINE)
+            data = b""
+            while more := sock.recv(100):
+                data += more
+            assert data == b"good-bye at last"
+            sock.close()
+
+
+@needs_ring
+def test_a_loop_may_be_run_by_one_thread_after_another() -> None:
+    """A server is started in one thread and served in others: nothing that came in between is lost."""
+    with no_descriptors_left():
+        loop = noria.new_event_loop(driver="io_uring")
+        server, near, far = loop.run_until_complete(pairs(3, Echo))
+        failed: list[BaseException] = []
+
+        async def talk() -> None:
+            before = [len(peer.got) for peer in near]
+            for peer in near:
+                peer.transport.write(b"x" * 5000)
+            await until(lambda: [len(peer.got) for peer in near] == [n + 5000 for n in before])
+            for peer in near:
+                peer.transport.write(b"y" * 100)  # on its way when the run ends
+
+        def serve() -> None:
+            try:
+                loop.run_until_complete(asyncio.wait_for(talk(), DEADLINE))
+            except BaseException as error:
+                failed.append(error)
+
+        for _ in range(5):
+            thread = threading.Thread(target=serve)
+            thread.start()
+            thread.join()
+            # What was written last comes back in this thread.
+            loop.run_until_complete(until(lambda: len({len(peer.got) for peer in near}) == 1))
+            loop.run_until_complete(until(lambda: all(peer.got.endswith(b"y" * 100) for peer in near)))
+        assert not failed
+        assert all(len(peer.got) == 25_500 for peer in near)
+        loop.run_until_complete(end(server, *near, *far))
+        loop.close()
+
+
+@needs_ring
+def test_two_loops_in_two_threads() -> None:
+    failed: list[BaseException] = []
+
+    async def program() -> None:
+        server, near, far = await pairs(20, Echo)
+        for _ in range(50):
+            for peer in near:
+                peer.transport.write(b"x" * 100)
+            await asyncio.sleep(0)
+        await until(lambda: all(len(peer.got) == 5000 for peer in near))
+        await end(server, *near, *far)
+
+    def thread() -> None:
+        try:
+            run(program)
+        except BaseException as error:
+            failed.append(error)
+
+    with no_descriptors_left():
+        threads = [threading.Thread(target=thread) for _ in range(2)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+    assert not failed
+
+
+@needs_ring
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_touches_no_ring() -> None:
+    async def program() -> None:
+        server, near, far = await pairs(5, Echo)
+        loop = asyncio.get_running_loop()
+        near[0].transport.write(b"before")
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                for peer in near:
+                    peer.transport.write(b"from the child")  # goes nowhere
+                    peer.transport.abort()
+                del peer
+                near.clear()
+                far.clear()
+                gc.collect()
+                status = 0 if loop.is_closed() else 2
+            finally:
+                os._exit(status)
+        near[0].transport.write(b" after")
+        while os.waitpid(child, os.WNOHANG)[0] == 0:
+            await asyncio.sleep(0.001)
+        await until(lambda: near[0].got == b"before after")
+        await end(server, *near, *far)
+
+    with no_descriptors_left():
+        run(program)
+
+
+@on_ring
+async def test_a_loop_is_not_closed_from_its_own_callback() -> None:
+    server, near, far = await pairs(1, Echo)
+    loop = asyncio.get_running_loop()
+    refusals: list[RuntimeError] = []
+
+    def close() -> None:
+        try:
+            loop.close()
+        except RuntimeError as error:
+            refusals.append(error)
+
+    loop.call_soon(close)
+    near[0].transport.write(b"x")
+    await until(lambda: bytes(near[0].got) == b"x" and len(refusals) == 1)
+    await end(server, *near, *far)
+
+
+@on_ring
+async def test_nested_runs_receive_in_order() -> None:
+    loop: Any = asyncio.get_running_loop()
+    server, near, far = await pairs(1)
+    order = bytearray()
+
+    def nested(data: bytes) -> None:
+        order.extend(data)
+        if len(order) == 3:
+            near[0].transport.write(b"def")
+            loop.run_until_complete(until(lambda: len(order) == 6))
+            order.extend(b"!")
+
+    far[0].data_received = nested  # type: ignore[method-assign]
+    near[0].transport.write(b"abc")
+    await until(lambda: order.endswith(b"!"))
+    assert order == b"abcdef!"
+    await end(server, *near, *far)
+
+
+@needs_ring
+def test_no_locked_memory_is_left() -> None:
+    # Locked memory is counted by user, and root's is not: of forty rings a user could have a few at a time. The kernel
+    # takes a closed one apart a moment later, hence the patience.
+    fresh(
+        ECHO + "import os, resource, time\n"
+        "from noria.io.uring import probe\n"
+        "run('epoll')  # imports all that nobody may not read\n"
+        "resource.setrlimit(resource.RLIMIT_MEMLOCK, (512 * 1024, 512 * 1024))\n"
+        "if os.getuid() == 0: os.setuid(65534)\n"
+        "for _ in range(40):\n"
+        "    patience = time.monotonic() + 10\n"
+        "    while probe()[0] and time.monotonic() < patience: time.sleep(0.01)\n"
+        "    assert run('io_uring') == 'io_uring'\n"
+    )
+
+
+@needs_ring
+def test_errors_of_the_ring_are_the_sockets_own() -> None:
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[BaseException | None] = loop.create_future()
+
+        class Noting(Peer):
+            def connection_lost(self, exc: BaseException | None) -> None:
+                lost.set_result(exc)
+
+        server = await loop.create_server(Noting, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await until(lambda: len(server._transports) == 1)  # type: ignore[attr-defined]
+        error = await lost
+        assert isinstance(error, ConnectionResetError)
+        assert error.errno == errno.ECONNRESET
+        server.close()
+
+    run(program)
