@@ -7,6 +7,7 @@ returns.
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -48,12 +49,14 @@ Answer = Callable[[Exchange], Awaitable[None]]
 
 
 class FaultServer:
-    """Runs for the length of a `with` block. `seen` lists the paths asked for, in order."""
+    """Runs for the length of a `with` block. `seen` lists the paths asked for, in order. tls: serve https."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.seen: list[str] = []
         self.most_at_once = 0
         self.port = 0
+        self.always: Answer | None = None  # serves every path that has no other
         self._answers: dict[str, Answer] = {}
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="fault-server")
@@ -65,7 +68,7 @@ class FaultServer:
 
     def url(self, path: str) -> str:
         """The URL of `path`, which begins with a slash."""
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}{path}"
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -83,7 +86,7 @@ class FaultServer:
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         async with server:
@@ -109,7 +112,7 @@ class FaultServer:
             self.seen.append(path)
             self.most_at_once = max(self.most_at_once, len(self._open))
             exchange = Exchange(path, self.seen.count(path), headers, writer, self._closing)
-            await self._answers.get(path, _not_found)(exchange)
+            await self._answers.get(path, self.always or _not_found)(exchange)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
