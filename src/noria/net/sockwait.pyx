@@ -1,9 +1,9 @@
 """What sock_recv, sock_recv_into and sock_sendall return, and what the other sock_* calls wait with.
 
 One object is the coroutine that the program sees, what the task waits for, and what the driver's poller runs. It
-tries at once and waits only if it must. What receives does so in the step in which the task goes on, not when the socket becomes
-ready: a task cancelled between the two leaves in the socket what had come. What sends goes on sending from the ready
-queue.
+tries at once and waits only if it must. What receives does so in the step in which the task goes on, not when the
+socket becomes ready: a task cancelled between the two leaves in the socket what had come. What sends goes on sending
+from the ready queue.
 
 On a socket of the standard class the system calls are made here, without the exception that says "not yet". Whatever
 else has a socket's methods is asked by them.
