@@ -18,8 +18,12 @@ def test_it_prints_a_row_for_each_client_and_leaves_nothing(tmp_path: Path) -> N
     command += ["--files", "20", "--large", "1", "--clients", "noria,curl"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stdout + run.stderr
-    rows = [line for line in run.stdout.splitlines() if line.startswith(("| noria get |", "| curl"))]
-    assert len(rows) == 4, run.stdout
+    rows = [
+        line
+        for line in run.stdout.splitlines()
+        if line.startswith(("| noria get |", "| noria get, journal |", "| curl"))
+    ]
+    assert len(rows) == 6, run.stdout
     assert os.listdir(tmp_path) == []
 
 

@@ -130,11 +130,16 @@ def _aria2(job: Job) -> list[str]:
 
 
 def _noria(job: Job) -> list[str]:
+    return [*_noria_with_journal(job), "--no-journal"]  # as none of the others keeps one
+
+
+def _noria_with_journal(job: Job) -> list[str]:
     return [sys.executable, "-m", "noria", "get", "-q", "-j", str(job.connections), "-i", str(job.listing)]
 
 
 CLIENTS = (
     Client("noria get", ("aiohttp",), _noria, _package("noria", "aiohttp")),
+    Client("noria get, journal", ("aiohttp",), _noria_with_journal, _package("noria")),
     Client("curl --parallel", ("curl",), _curl, _first_line("curl", "--version")),
     Client("wget2", ("wget2",), _wget2, _first_line("wget2", "--version")),
     Client("aria2", ("aria2c",), _aria2, _first_line("aria2c", "--version")),
