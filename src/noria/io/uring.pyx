@@ -69,6 +69,7 @@ cdef enum:
     # Of each. Not a power of two apart, or all would share a few cache lines.
     BUFFER_SIZE = 4 * 1024 + 64
     SMALL = 16                   # receptions that end `bulk`
+    SOME = 8                     # completions by which there may be more
     OUTSIDE = 16                 # events after which to wait in epoll
 
 # The low bits of a completion's user data; the rest is the channel's address.
@@ -110,6 +111,7 @@ cdef class UringDriver(EpollDriver):
     cdef bint listening          # the ring watches the epoll instance
     cdef int bell                # eventfd by which the ring tells the epoll instance
     cdef bint inside             # it does so
+    cdef bint more               # the kernel, which does some twenty at a time, may have put off more without a flag
     cdef int outside             # events that epoll brought since the ring brought one
     cdef PyObject** flying       # channels with operations in flight, owned
     cdef Py_ssize_t aloft
@@ -475,7 +477,7 @@ cdef class UringDriver(EpollDriver):
                 sqe.user_data = READY
                 self.listening = True
         if timeout == 0 or self.wheel.ring.head != self.wheel.ring.tail or noria_ring_completions(&self.uring):
-            n = 0 if noria_ring_idle(&self.uring) else noria_ring_enter(&self.uring, 0, 0)
+            n = 0 if noria_ring_idle(&self.uring) and not self.more else noria_ring_enter(&self.uring, 0, 0)
         else:
             self.wheel.asleep = True
             with nogil:
@@ -489,13 +491,15 @@ cdef class UringDriver(EpollDriver):
                 return 0
             elif n != -ETIME and n != -EAGAIN and n != -EBUSY:
                 raise OSError(-n, os.strerror(-n))
-        return self.reap(defer)
+        n = self.reap(defer)
+        self.more = n >= SOME
+        return n
 
     cdef int wait_outside(self, double timeout, bint defer) except -1:
         if not self.inside:
             noria_ring_telling(&self.uring, True)
             self.inside = True
-        if not noria_ring_idle(&self.uring) or noria_ring_completions(&self.uring):
+        if self.more or not noria_ring_idle(&self.uring) or noria_ring_completions(&self.uring):
             self.beside(defer)
             timeout = 0
         return EpollDriver.wait(self, timeout, defer)
@@ -504,7 +508,7 @@ cdef class UringDriver(EpollDriver):
         cdef int n = 0
         if self.inside and self.owner == PyThread_get_thread_ident():
             n = noria_ring_enter(&self.uring, 0, 0)
-            self.reap(defer)
+            self.more = self.reap(defer) >= SOME
             if n == -EEXIST:
                 self.renew_ring()
         return 0
