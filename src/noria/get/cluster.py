@@ -33,7 +33,15 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -54,7 +62,7 @@ SHARD: Final = 200  # targets
 
 _FLUSH = 0.25  # seconds between results of one worker
 _CONNECT = 5.0  # seconds to reach the scheduler
-_ANSWER = 120.0  # seconds that a task waits for its work
+_ANSWER = 2.0  # seconds that a task waits for its work before it looks whether anybody wants it
 _OVER = ("over",)  # the client's last message, to itself
 _UNDER_WAY = Stamp(-1, 0)  # in the journal, of what the cluster works on
 _SHARED = ("concurrency", "per_host")  # counts: divided, at least 1
@@ -480,18 +488,32 @@ def _result(found: dict[str, Any]) -> Result:
 
 def _run_shard(run: str, number: int) -> None:
     """The task of a shard. It runs in a thread of the worker, whose own loop is in another one."""
-    from distributed import Event, Queue, Variable, get_client
+    from distributed import Event, Queue, Variable, get_client, get_worker
 
-    client = get_client(timeout=_ANSWER)
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def unwanted() -> bool:
+        """Whether the run was stopped, or its client has gone, which has the scheduler let go of the task."""
+        task = worker.state.tasks.get(key)
+        return task is None or task.state == "cancelled" or stop.is_set()
+
+    client = get_client(timeout=_CONNECT)
     channel = Queue(run, client=client)
     stop = Event(f"{run}-stop", client=client)
     attempt = uuid.uuid4().hex
     channel.put(("start", number, attempt))
     answer = Variable(f"{run}-{attempt}", client=client)
-    work = json.loads(answer.get(timeout=_ANSWER))
+    while True:
+        try:
+            work = json.loads(answer.get(timeout=_ANSWER))
+            break
+        except TimeoutError:  # its client is busy, or gone
+            if unwanted():
+                return
     answer.delete()
     try:
-        if noria.run(_download(work, number, attempt, channel, stop)):
+        if noria.run(_download(work, number, attempt, channel, unwanted)):
             channel.put(("end", number, attempt))
     except (
         Exception
@@ -499,7 +521,9 @@ def _run_shard(run: str, number: int) -> None:
         channel.put(("failed", number, attempt, f"{type(error).__name__}: {error}"))
 
 
-async def _download(work: dict[str, Any], number: int, attempt: str, channel: Any, stop: Any) -> bool:
+async def _download(
+    work: dict[str, Any], number: int, attempt: str, channel: Any, unwanted: Callable[[], bool]
+) -> bool:
     """Fetch everything in `work` and send the results; false if the run was stopped meanwhile."""
     options: dict[str, Any] = work["options"]
     if options.get("auth") is not None:
@@ -519,7 +543,7 @@ async def _download(work: dict[str, Any], number: int, attempt: str, channel: An
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(finished.wait(), _FLUSH)
             await send()
-            if await asyncio.to_thread(stop.is_set):
+            if await asyncio.to_thread(unwanted):
                 return False
         await send()  # what has come since
         return True
