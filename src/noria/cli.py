@@ -15,6 +15,7 @@ import argparse
 import builtins
 import importlib.machinery
 import importlib.metadata
+import importlib.util
 import io
 import os
 import pkgutil
@@ -69,7 +70,10 @@ def _get(arguments: list[str]) -> int:
     from noria.get.command import main as get
 
     try:
-        return get(arguments)  # which imports its packages when it needs them
+        for package in _EXTRAS["get"]:  # imported when they are needed, which must not be in the middle of a run
+            if importlib.util.find_spec(package) is None:
+                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        return get(arguments)
     except ModuleNotFoundError as error:
         return _missing("get", error)
 

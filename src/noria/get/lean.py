@@ -502,7 +502,7 @@ class LeanResponse:
 
     def on_status(self, reason: bytes) -> None:
         if not self._ended:
-            self.reason = reason.decode("latin-1")
+            self.reason = reason.decode("utf-8", "surrogateescape")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_body:  # else it is a trailer
