@@ -56,7 +56,7 @@ async def write_trio(n: int, directory: str) -> None:
 
 ROWS = [
     Program(
-        key="files_read",
+        key="many_files_read",
         title="1,000 files of 64 KiB read",
         run=read,
         trio=read_trio,
@@ -67,7 +67,7 @@ ROWS = [
         quick=True,
     ),
     Program(
-        key="files_write",
+        key="many_files_write",
         title="1,000 files of 64 KiB written",
         run=write,
         trio=write_trio,
