@@ -70,7 +70,9 @@ def _get(arguments: list[str]) -> int:
     from noria.get.command import main as get
 
     try:
-        for package in _EXTRAS["get"]:  # imported when they are needed, which must not be in the middle of a run
+        for package in _EXTRAS[
+            "get"
+        ]:  # imported when they are needed, which must not be in the middle of a run
             if importlib.util.find_spec(package) is None:
                 raise ModuleNotFoundError(f"No module named {package!r}", name=package)
         return get(arguments)

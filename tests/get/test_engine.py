@@ -613,3 +613,18 @@ def test_a_client_certificate_is_shown_if_the_context_holds_one(
     server = start_nginx(pdfs, tls=identity, extra=extra)
     assert one(run, server.url("f1040.pdf"), tmp_path, ssl=ca.client_context(identity)).ok
     assert one(run, server.url("f1040a.pdf"), tmp_path, ssl=ca.client_context()).status == 403
+
+
+@pytest.mark.parametrize("when", ["start", "done"])
+def test_an_observer_that_raises_ends_the_run(run: Run, pdf_server: Nginx, tmp_path: Path, when: str) -> None:
+    def observe(event: str, _: object) -> None:
+        if event == when:
+            raise ZeroDivisionError(event)
+
+    async def program() -> None:
+        urls = [pdf_server.url(name) for name in ("f1040.pdf", "f1040a.pdf", "f1040ez.pdf")]
+        async with asyncio.timeout(30):
+            await collect(urls, tmp_path, concurrency=2, activity=Activity(observer=observe))
+
+    with pytest.raises(ZeroDivisionError, match=when):
+        run(program())

@@ -297,7 +297,7 @@ class _Run:
     async def results(self) -> AsyncGenerator[Result, None]:
         """Start the workers and yield what they bring until all have ended."""
         # Bounded, so that a slow consumer slows the workers instead of filling the memory.
-        queue: asyncio.Queue[Result | None] = asyncio.Queue(self._concurrency)
+        queue: asyncio.Queue[Result | Exception | None] = asyncio.Queue(self._concurrency)
         tasks = [asyncio.create_task(self._source.read())]
         tasks += [asyncio.create_task(self._work(queue)) for _ in range(self._concurrency)]
         self._show_limit()
@@ -306,6 +306,8 @@ class _Run:
             while left:
                 if (result := await queue.get()) is None:
                     left -= 1
+                elif isinstance(result, Exception):
+                    raise result
                 else:
                     yield result
             if self._source.error is not None:
@@ -319,7 +321,17 @@ class _Run:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._source.close()
 
-    async def _work(self, queue: asyncio.Queue[Result | None]) -> None:
+    async def _work(self, queue: asyncio.Queue[Result | Exception | None]) -> None:
+        try:
+            await self._take_turns(queue)
+        except (
+            Exception
+        ) as error:  # an observer's, say; it ends the run, which else would wait for this worker
+            await queue.put(error)
+        else:
+            await queue.put(None)
+
+    async def _take_turns(self, queue: asyncio.Queue[Result | Exception | None]) -> None:
         while (job := await self._window.take()) is not None:
             try:
                 result = await self._download(job)
@@ -334,7 +346,6 @@ class _Run:
                 activity.size += result.size
             activity.tell("done", result)
             await queue.put(result)
-        await queue.put(None)
 
     def _show_limit(self) -> None:
         adaptive = self._fetcher.settings.adaptive
