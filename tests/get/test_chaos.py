@@ -21,6 +21,8 @@ import pytest
 from noria.get.journal import DONE, Journal
 from support.nginx import Nginx
 
+pytestmark = pytest.mark.once  # what is tried is the journal, and takes half a minute
+
 FILES = 5_000
 KILLS = 20
 DEADLINE = 90.0  # seconds for what takes a fraction of one

@@ -24,6 +24,8 @@ from noria.get.cluster import download_on_cluster
 from noria.get.journal import DONE, Journal
 from support.nginx import Nginx
 
+pytestmark = pytest.mark.once  # what is tried is the cluster, and takes half a minute
+
 FILES = 200
 DEADLINE = 60.0  # seconds for what takes two
 
