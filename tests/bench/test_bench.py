@@ -188,8 +188,9 @@ def test_memory_is_given_in_bytes_for_each_thing(
 
 
 @pytest.mark.parametrize("loop", ["noria", "asyncio"])
-def test_the_time_of_an_import_is_given_in_seconds(bench: Bench, loop: str) -> None:
-    result = bench.measure(ROWS["import_time"], loop, SECONDS)
+def test_the_time_of_an_import_is_given_in_seconds(loop: str) -> None:
+    with Bench() as patient:  # twenty interpreters start for it
+        result = patient.measure(ROWS["import_time"], loop, SECONDS)
     assert 0.005 < result["value"] < 5, result
 
 
