@@ -214,14 +214,28 @@ class LeanSession:
         def connection() -> _Connection:
             return _Connection(origin, self._watch, self._loop)
 
+        # Only where there may be several addresses: asyncio's own race of attempts can leave a socket open if it is
+        # cancelled at the moment when one has connected.
+        delay = None if _is_address(origin.host) else 0.25
         try:
             opening = self._loop.create_connection(
-                connection, origin.host, origin.port, happy_eyeballs_delay=0.25, **arguments
+                connection, origin.host, origin.port, happy_eyeballs_delay=delay, **arguments
             )
         except TypeError:  # uvloop does not know it
             opening = self._loop.create_connection(connection, origin.host, origin.port, **arguments)
         _, protocol = await opening
         return protocol
+
+
+def _is_address(host: str) -> bool:
+    """Whether `host` is an address written in numbers."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
 
 
 async def _answer(connection: "_Connection", head: bytes, url: URL) -> "LeanResponse":
