@@ -23,6 +23,7 @@ from noria.get import failures
 from noria.get.client import Client, make_session
 from noria.get.credentials import Credentials
 from noria.get.digests import parse_checksum
+from noria.get.direct import Receivers
 from noria.get.failures import Failure
 from noria.get.fetch import Fetcher, Job, Outcome
 from noria.get.filebatch import FileBatch
@@ -97,6 +98,8 @@ class Downloader:
             # Idle by the end, or busy with a disk that the loop must not wait for.
             stack.callback(self._pool.shutdown, wait=False)
             self._store: Store = settings.store if settings.store is not None else LocalStore(self._directory)
+            self._receivers = Receivers(settings.stall_timeout)
+            stack.callback(self._receivers.shutdown)
             await loop.run_in_executor(self._pool, self._store.prepare)
             credentials = await loop.run_in_executor(self._pool, Credentials, settings)
             self._journal = settings.journal if isinstance(settings.journal, Journal) else None
@@ -152,6 +155,7 @@ class Downloader:
             window=window,
             activity=activity,
             pool=self._pool,
+            receivers=self._receivers,
             piece=max(64 * _KIB, min(_PIECE, _ALL_PIECES // settings.concurrency)),
             claim=self._names.claim,
             rate=self._rate,

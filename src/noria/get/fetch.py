@@ -21,6 +21,7 @@ from noria.get import failures, journal as journals, ranges
 from noria.get.client import Client, Response, read_short_body
 from noria.get.decoding import Decoder
 from noria.get.digests import Digests, Expected, parse_checksum_file, parse_repr_digest
+from noria.get.direct import Receivers
 from noria.get.failures import Failure
 from noria.get.filebatch import FileBatch
 from noria.get.hosts import Window
@@ -88,6 +89,7 @@ class Fetcher:
     window: Window[Job]
     activity: Activity
     pool: Executor
+    receivers: Receivers
     piece: int
     claim: Callable[[str], str]
     rate: TokenBucket | None
@@ -274,7 +276,10 @@ class Fetcher:
             if delay is None:
                 if (failure.retry_after or 0.0) > self.policy.longest:
                     failure.message += f", and asks to wait {failure.retry_after:g} s"
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # which holds this frame, and so all that the attempt used
             transfer.waiting = True
             self.activity.tell("retry", transfer)
             await asyncio.sleep(delay)
@@ -452,7 +457,14 @@ class Fetcher:
         have: int,
     ) -> None:
         most = self.settings.max_size
-        taken = have
+
+        async def tell(size: int) -> None:
+            transfer.received += size
+            self.activity.received += size
+
+        if decoder is None and total is not None and not self._is_paced():
+            await self.receivers.receive(response, sink, have, total - have, tell)
+        taken = have + sink.received
         closed = False
         try:
             while data := await response.content.readany():
@@ -482,6 +494,10 @@ class Fetcher:
             raise Failure(
                 f"{have + sink.received} bytes received, and {job.target.size} expected", kind="length"
             )
+
+    def _is_paced(self) -> bool:
+        """Whether there is a rate to keep to."""
+        return self.rate is not None or self.settings.host_rate is not None
 
     async def _pay(self, job: Job, size: int) -> None:
         delay = self.rate.charge(size) if self.rate is not None else 0.0
@@ -672,6 +688,14 @@ class Fetcher:
         saved: list[float],
     ) -> None:
         before = segment[2]
+
+        async def tell(come: int) -> None:
+            transfer.received += come
+            self.activity.received += come
+            await self._note(job, segment, before + sink.written, saved)
+
+        if not self._is_paced():
+            await self.receivers.receive(response, sink, segment[0] + before, size, tell)
         try:
             while sink.received < size:
                 data = await response.content.readany()
@@ -682,11 +706,7 @@ class Fetcher:
                 self.activity.received += len(data)
                 if sink.add(data):
                     await sink.write()
-                    segment[2] = before + sink.written
-                    now = time.monotonic()
-                    if self.journal is not None and now - saved[0] > _SAVE_EVERY:
-                        saved[0] = now
-                        await self._save_segments(job)
+                    await self._note(job, segment, before + sink.written, saved)
                 await self._pay(job, len(data))
         except Exception as error:
             if not failures.is_truncated(error):
@@ -698,6 +718,14 @@ class Fetcher:
             raise Failure(
                 f"transfer closed with {sink.received} of {size} bytes received", again=True, kind="length"
             )
+
+    async def _note(self, job: Job, segment: list[int], done: int, saved: list[float]) -> None:
+        """So much of `segment` is in the part; recorded now and then."""
+        segment[2] = done
+        now = time.monotonic()
+        if self.journal is not None and now - saved[0] > _SAVE_EVERY:
+            saved[0] = now
+            await self._save_segments(job)
 
     async def _save_segments(self, job: Job) -> None:
         if self.journal is None or job.row is None or job.segments is None:

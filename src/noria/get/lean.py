@@ -22,7 +22,7 @@ import ssl as ssl_module
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from multidict import CIMultiDict
@@ -333,8 +333,7 @@ class _Connection(asyncio.Protocol):
         return begun
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self.origin.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -435,6 +434,44 @@ class LeanResponse:
         while data := await self.readany():
             parts.append(data)
         return b"".join(parts)
+
+    def take_over(self) -> socket.socket | None:
+        """Let the caller read the rest of the body from the connection itself, or None if that cannot be.
+
+        It can where a length ends the body, without TLS, and where the transport stops reading at once. What is read
+        already comes from `buffered`, and then `give_back` must be called, or `close`.
+        """
+        connection = self._connection
+        if connection is None or self._left < 1 or connection.origin.tls:
+            return None
+        # A receive that the kernel has in its queue may still take bytes.
+        if getattr(getattr(connection.loop, "_driver", None), "name", "") == "io_uring":
+            return None
+        sock: socket.socket | None = connection.transport.get_extra_info("socket")
+        if sock is None:
+            return None
+        if not self.paused:
+            self.paused = True
+            connection.transport.pause_reading()
+        connection.watch.discard(self)
+        return sock
+
+    def buffered(self) -> list[bytes]:
+        """What has come and was not read yet."""
+        chunks = list(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        return chunks
+
+    def give_back(self, received: int) -> None:
+        """After `take_over`: so many bytes were read from the connection. If they were the last ones, it may serve
+        the next request.
+        """
+        self._left -= received
+        self._received += received
+        if self._left == 0:
+            self._ended = True
+            self._finish(self._keep)
 
     def release(self) -> None:
         """Be done with the response: its connection serves others if the whole body has come, or is closed."""

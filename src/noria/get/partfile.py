@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from noria.get.largefiles import Intake
 from noria.get.names import PART_ENDING
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ class PartFile:
                     written = os.pwrite(self._fd, view, offset)
                     offset += written
                     view = view[written:]
+
+    def intake(self, source: int, offset: int, size: int, stall: float | None) -> Intake:
+        """What brings `size` bytes from the socket `source` to `offset`, when it is run. Raises as `write` does."""
+        with self._lock:
+            self._open()
+            return Intake(source, self._fd, offset, size, stall)
 
     def finish(self, chunks: Sequence[bytes]) -> "Stamp":
         """Append `chunks`, the last ones, and close the file. Raises as `write` does."""

@@ -59,6 +59,11 @@ class Sink:
             offset = self._offset + self.written
             self._start(lambda: self.part.write_at(offset, chunks))
 
+    def took(self, size: int) -> None:
+        """So many bytes have come into the part by another way."""
+        self.received += size
+        self.written += size
+
     async def settle(self) -> None:
         """Wait until nothing is on its way. Raises Failure if it did not arrive."""
         if self._writing is not None:
