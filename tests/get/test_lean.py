@@ -1,6 +1,9 @@
 """The short way for plain GETs, by itself: framing, reuse of connections, limits, and what it leaves to aiohttp."""
 
 import asyncio
+import os
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -329,4 +332,40 @@ def test_what_needs_aiohttp_gets_it(faults: FaultServer) -> None:
                 assert response.headers["authorization"].startswith("basic ")
                 assert await response.read() == b"abc"
 
+    run(main)
+
+
+@pytest.mark.skipif(os.environ.get("NORIA_DRIVER") == "io_uring", reason="nothing is taken over there")
+@pytest.mark.parametrize("told", [False, True])
+def test_a_body_read_past_the_transport_is_whole_though_the_connection_breaks(told: bool) -> None:
+    body = b"x" * 100_000
+
+    async def script(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        await writer.drain()
+        await taken.wait()
+        writer.write(body)
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async def main() -> None:
+        async with serving(script) as (_, session, url), session.get(url) as response:
+            sock = response.take_over()
+            taken.set()
+            source = socket.socket(fileno=os.dup(sock.fileno()))
+            with source:
+                await asyncio.sleep(0.3)  # the reset is here too
+                assert response.buffered() == []
+                got = source.recv(200_000)
+            assert got == body
+            if told:  # ours does not tell while it is paused; another loop's transport may
+                response.end(ConnectionResetError())
+            response.give_back(len(got))
+            assert response.content.at_eof()
+            assert await response.content.readany() == b""
+
+    taken = asyncio.Event()
     run(main)

@@ -471,6 +471,7 @@ class LeanResponse:
         self._received += received
         if self._left == 0:
             self._ended = True
+            self._error = None  # what has become of the connection since does not matter
             self._finish(self._keep)
 
     def release(self) -> None:
