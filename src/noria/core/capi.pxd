@@ -42,7 +42,6 @@ cdef extern from "Python.h":
 cdef extern from "compat.h":
     PyObject* noria_take_exception()
     void noria_restore_exception(PyObject* exc)
-    PyObject* noria_stop_iteration(PyObject* value)
     double noria_monotonic() nogil
     uint64_t noria_ticks() nogil
     uint64_t NORIA_SLICE

@@ -1,5 +1,5 @@
 /* The few C-level conveniences that Cython does not spell: taking and restoring the pending exception on each
-   supported interpreter, ending an iterator with a value, and a cheap clock. */
+   supported interpreter, and a cheap clock. */
 #ifndef NORIA_COMPAT_H
 #define NORIA_COMPAT_H
 
@@ -30,29 +30,6 @@ static inline void noria_restore_exception(PyObject *exc) {
 #else
     PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(exc)), Py_NewRef(exc), PyException_GetTraceback(exc));
 #endif
-}
-
-/* End an iterator with a value, as a generator's return does. Returns NULL for the caller to return.
-   None is signalled by NULL with no exception set (PEP 380 as CPython implements it). The StopIteration is put together
-   by hand: calling its type costs three times as much, and this is how most awaits end. */
-static inline PyObject *noria_stop_iteration(PyObject *value) {
-    PyTypeObject *type = (PyTypeObject *)PyExc_StopIteration;
-    PyStopIterationObject *stop;
-    if (value == Py_None) return NULL;
-    stop = (PyStopIterationObject *)type->tp_alloc(type, 0);
-    if (stop == NULL) return NULL;
-    stop->value = Py_NewRef(value);
-    stop->args = PyTuple_Pack(1, value);
-    if (stop->args == NULL) {
-        Py_DECREF(stop);
-        return NULL;
-    }
-#if PY_VERSION_HEX >= 0x030C0000
-    PyErr_SetRaisedException((PyObject *)stop);
-#else
-    PyErr_Restore(Py_NewRef(type), (PyObject *)stop, NULL);
-#endif
-    return NULL;
 }
 
 static inline double noria_monotonic(void) {

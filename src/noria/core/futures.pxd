@@ -47,6 +47,7 @@ cdef class Future(Ready):
     cdef object shown(self, object callback, object context)
 
 
+cdef PyObject* ended_with(PyObject* value) noexcept
 cdef object thrown(object kind, object value, object traceback)
 
 

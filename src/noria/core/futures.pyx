@@ -19,10 +19,21 @@ cimport cython
 
 from noria.core.capi cimport (
     PyContext_CopyCurrent, PyErr_SetObject, PyException_SetTraceback,
-    noria_set_await, noria_stop_iteration, noria_take_exception,
+    noria_set_await, noria_take_exception,
 )
 from noria.core.handles cimport new_handle
 from noria.core.wheel cimport Ready, Wheel, push
+
+cdef extern from "ending.h":
+    PyObject* noria_ended_with(PyObject* value)
+    int noria_endings_ready() except -1
+
+noria_endings_ready()
+
+
+cdef PyObject* ended_with(PyObject* value) noexcept:
+    return noria_ended_with(value)
+
 
 import asyncio.events
 import asyncio.exceptions
@@ -544,7 +555,7 @@ cdef PyObject* proceed(PyObject* it) noexcept:
     cdef Future self = <Future>it
     if self.state == FINISHED:
         if self.error is None:
-            return noria_stop_iteration(<PyObject*>self.value)
+            return noria_ended_with(<PyObject*>self.value)
         self.unseen = False
         PyException_SetTraceback(self.error, self.error_origin)
         PyErr_SetObject(type(self.error), self.error)

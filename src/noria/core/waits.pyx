@@ -22,8 +22,8 @@ Each answers with an Outcome. What they raise goes to whoever awaits. None of th
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
-from noria.core.capi cimport PyErr_SetObject, PyObject_GC_UnTrack, noria_set_await, noria_stop_iteration
-from noria.core.futures cimport FINISHED, PENDING, Future, thrown
+from noria.core.capi cimport PyErr_SetObject, PyObject_GC_UnTrack, noria_set_await
+from noria.core.futures cimport FINISHED, PENDING, Future, ended_with, thrown
 
 import warnings
 
@@ -249,7 +249,7 @@ cdef PyObject* go_on(PyObject* it) noexcept:
             raise RuntimeError("cannot reuse already awaited coroutine")
         if outcome == DONE:
             self.stage = OVER
-            return noria_stop_iteration(<PyObject*>self.value)
+            return ended_with(<PyObject*>self.value)
         if outcome == YIELD:
             self.stage = YIELDED
             Py_INCREF(None)

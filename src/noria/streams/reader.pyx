@@ -597,12 +597,14 @@ cdef class Reading(Waiter):
                 if where != NULL:
                     at[0] = where - data
                     to[0] = at[0] + 1
+                    self.scanned = reader.taken + at[0]  # who takes the line looks no further back
                     return FOUND
             elif type(self.separators) is bytes:
                 where = find(data + offset, held - offset, <bytes>self.separators)
                 if where != NULL:
                     at[0] = where - data
                     to[0] = at[0] + self.n
+                    self.scanned = reader.taken + at[0]
                     return FOUND
             else:
                 to[0] = -1

@@ -12,9 +12,9 @@ cimport cython
 
 from noria.core.capi cimport (
     PYGEN_NEXT, PYGEN_RETURN, PyCoro_CheckExact, PyErr_SetObject, PyIter_Send, PyObject_GC_UnTrack, PySendResult,
-    noria_monotonic, noria_restore_exception, noria_set_await, noria_stop_iteration, noria_take_exception,
+    noria_monotonic, noria_restore_exception, noria_set_await, noria_take_exception,
 )
-from noria.core.futures cimport Future, is_native
+from noria.core.futures cimport Future, ended_with, is_native
 from noria.core.loop cimport CoreLoop
 from noria.core.tasks cimport Task
 from noria.core.waits cimport FRESH, OVER, YIELDED, Waiter, running_loop
@@ -284,7 +284,7 @@ cdef PyObject* pass_through(PyObject* it) noexcept:
         self.timeout = None
         if self.entering:
             timeout.enter()
-            return noria_stop_iteration(<PyObject*>timeout)
+            return ended_with(<PyObject*>timeout)
         timeout.leave(self.kind, self.error)
         return NULL
     except BaseException as error:
@@ -477,7 +477,7 @@ cdef PyObject* go_on(PyObject* it) noexcept:
             value = <object>got
             Py_DECREF(value)
             self.leave(None)
-            return noria_stop_iteration(<PyObject*>value)
+            return ended_with(<PyObject*>value)
         got = noria_take_exception()
         error = <object>got
         Py_DECREF(error)
