@@ -298,3 +298,16 @@ def test_writing_from_inside_callbacks_keeps_the_bytes_in_order(ca: Authority, i
         await finish(server)
 
     program()
+
+
+def test_start_tls_on_a_connection_that_is_closed_gives_none_as_asyncios_does(ca: Authority) -> None:
+    @on_noria
+    async def program() -> None:
+        loop = loop_()
+        near, far = pair()
+        with far:
+            transport, protocol = await loop.create_unix_connection(Recorder, sock=near)
+            transport.close()
+            assert await loop.start_tls(transport, protocol, ca.client_context(), server_hostname="x") is None
+
+    program()

@@ -301,7 +301,10 @@ class Connecting(SocketCalls):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> Any:
-        """Turn a connection into a TLS one; returns the transport to use from now on."""
+        """Turn a connection into a TLS one; returns the transport to use from now on.
+
+        None if the connection was closed before the handshake began, as in asyncio.
+        """
         if not isinstance(sslcontext, ssl.SSLContext):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
@@ -323,7 +326,7 @@ class Connecting(SocketCalls):
                 secured._never_mind()
                 transport.close()
                 raise
-            return secured
+            return None if secured.is_closing() and secured.get_extra_info("cipher") is None else secured
         # Somebody else's transport: asyncio's TLS is a protocol, and asks no more of it than that it is a transport.
         wrapped: Any = asyncio.sslproto.SSLProtocol(self, protocol, sslcontext, waiter, **options)
         # Nothing may reach the new protocol before it knows its transport.

@@ -67,6 +67,8 @@ async def start_tls(
         ssl_handshake_timeout=ssl_handshake_timeout,
         ssl_shutdown_timeout=ssl_shutdown_timeout,
     )
+    if transport is None:
+        raise ConnectionResetError("Connection lost")  # asyncio's writer would be without a transport
     writer._transport = transport
     if hasattr(protocol, "_replace_transport"):
         protocol._replace_transport(transport)
