@@ -393,26 +393,29 @@ def living() -> Counter[str]:
     return Counter(f"{type(o).__module__}.{type(o).__qualname__}" for o in gc.get_objects())
 
 
-async def leaves_nothing(piece: Piece, may_be_garbage: int = 0) -> None:
+async def leaves_nothing(piece: Piece, repeat: int = REPEAT) -> None:
     """Fail if the piece leaves something that took part, or grows in number, or only the collector can free."""
     for _ in range(3):  # caches and stocks fill
         await piece([])
     await turns(3)
     with without_collector():
-        before = living()
-        for _ in range(REPEAT):
-            refs: Refs = []
-            await piece(refs)
-            await turns(3)
-            left = [ref() for ref in refs if ref() is not None]
-            assert not left, left
-            del refs, left
-        more = {kind: n for kind, n in (living() - before).items() if n >= REPEAT}
+        for _ in range(3):  # what is made once, such as the caches of abstract classes, is not made again
+            before = living()
+            for _ in range(repeat):
+                refs: Refs = []
+                await piece(refs)
+                await turns(3)
+                left = [ref() for ref in refs if ref() is not None]
+                assert not left, left
+                del refs, left
+            more = {kind: n for kind, n in (living() - before).items() if n >= repeat}
+            if not more:
+                break
         if not isinstance(asyncio.get_running_loop(), noria.Loop):
             for kind in ("asyncio.events.TimerHandle", "_contextvars.Context"):
                 more.pop(kind, None)  # asyncio keeps timers that were cancelled until their time has come
         assert not more, more
-        assert gc.collect() <= may_be_garbage
+        assert gc.collect() == 0
 
 
 @pytest.mark.parametrize("name", PIECES)
@@ -809,7 +812,11 @@ STANDING: dict[str, Callable[[asyncio.Future[int]], Any]] = {
 
 
 @pytest.mark.parametrize("name", STANDING)
-@pytest.mark.parametrize("script", [("wake", "cancel"), ("cancel", "wake")], ids=" then ".join)
+@pytest.mark.parametrize(
+    "script",
+    [("wake", "cancel"), ("cancel", "wake"), ("wake", "turn", "cancel"), ("wake", "turn", "turn", "cancel")],
+    ids=" then ".join,
+)
 def test_what_was_waited_for_is_not_lost_with_the_waiter(name: str, script: Any, run: Run) -> None:
     async def main() -> None:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -817,9 +824,12 @@ def test_what_was_waited_for_is_not_lost_with_the_waiter(name: str, script: Any,
         await turns(3)
         assert not task.done()
         for step in script:
-            future.set_result(42) if step == "wake" else task.cancel()
+            if step == "turn":
+                await turns(1)
+            else:
+                future.set_result(42) if step == "wake" else task.cancel()
         await turns(6)
-        assert task.cancelled()
+        assert task.cancelled() or (script[1] == "turn" and task.exception() is None)
         assert future.result() == 42
         assert not (future._callbacks or ())
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -828,7 +838,9 @@ def test_what_was_waited_for_is_not_lost_with_the_waiter(name: str, script: Any,
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
-@pytest.mark.parametrize("script", [("wake", "cancel"), ("cancel", "wake")], ids=" then ".join)
+@pytest.mark.parametrize(
+    "script", [("wake", "cancel"), ("wake", "turn", "cancel"), ("cancel", "wake")], ids=" then ".join
+)
 def test_what_has_come_goes_to_the_next_who_waits_for_what_comes(kind: str, script: Any, run: Run) -> None:
     async def main() -> None:
         futures = [asyncio.get_running_loop().create_future() for _ in range(2)]
@@ -837,7 +849,10 @@ def test_what_has_come_goes_to_the_next_who_waits_for_what_comes(kind: str, scri
         first, second = [asyncio.create_task(take()) for _ in range(2)]
         await turns(2)
         for step in script:
-            futures[1].set_result("here") if step == "wake" else first.cancel()
+            if step == "turn":
+                await turns(1)  # the first has been woken, and has not run
+            else:
+                futures[1].set_result("here") if step == "wake" else first.cancel()
         await turns(5)
         assert first.cancelled()
         got = second.result()
