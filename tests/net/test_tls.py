@@ -210,6 +210,7 @@ def test_start_tls_turns_a_connection_into_a_tls_one(ca: Authority, identity: Id
             loop.start_tls(client, client_protocol, ca.client_context(), server_hostname="localhost"),
             loop.start_tls(server, server_protocol, ca.server_context(identity), server_side=True),
         )
+        assert isinstance(tls_client._sslcontext, ssl.SSLContext)  # private, and yet looked at
         tls_client.write(b" and secrets")
         assert await server_protocol.got(20) == b"STARTTLS and secrets"
         tls_server.write(b"answer")
