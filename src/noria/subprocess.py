@@ -37,6 +37,7 @@ class SubprocessStreamProtocol(asyncio.subprocess.SubprocessStreamProtocol):
     _loop: Any
     _limit: int
     _pipe_fds: list[int]
+    stdin: Any
     stdout: Any
     stderr: Any
 
@@ -76,6 +77,17 @@ class SubprocessStreamProtocol(asyncio.subprocess.SubprocessStreamProtocol):
         reader = self.stdout if fd == 1 else self.stderr
         if pipe is not None and reader is not None:
             self._shorten(fd, pipe, reader)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """Tell who waits."""
+        super().pipe_connection_lost(fd, exc)
+        # The streams refer to us, by their transports and the writer by itself; from now on nothing goes the other way.
+        if fd == 0:
+            self.stdin = None
+        elif fd == 1:
+            self.stdout = None
+        elif fd == 2:
+            self.stderr = None
 
 
 class Process(asyncio.subprocess.Process):

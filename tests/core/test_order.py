@@ -317,3 +317,19 @@ async def test_a_report_names_the_callback_and_the_loop_goes_on() -> None:
     assert "broken" in report["message"]
     assert report["handle"] is handle
     assert isinstance(report["exception"], ZeroDivisionError)
+
+
+@on_noria
+async def test_what_arrives_is_seen_though_there_is_work_in_every_turn() -> None:
+    """As in asyncio: some turns of `sleep(0)` are enough to see what the kernel has."""
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    seen: list[bytes] = []
+    with near, far:
+        loop.add_reader(near, lambda: seen.append(near.recv(100)))
+        for n in range(1, 6):
+            await asyncio.sleep(0.001)
+            far.send(b"x")
+            await turns(2)
+            assert seen == [b"x"] * n
+        loop.remove_reader(near)

@@ -1,6 +1,7 @@
 """Timers: they fire in the order of their deadlines, never early, and a cancelled one leaves nothing behind."""
 
 import asyncio
+import contextlib
 import gc
 import math
 import random
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+import noria
 from core.running import new_loop, on_noria, turns
 
 
@@ -168,3 +170,57 @@ def test_timers_compare_by_their_deadlines() -> None:
         assert (a == 5) is False
         with pytest.raises(TypeError):
             a < 5  # type: ignore[operator]
+
+
+def test_a_time_hung_on_the_loop_is_the_one_its_timers_go_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tests do that let hours pass at once: `mock.patch.object(loop, "time")`."""
+
+    async def program() -> None:
+        now = loop.time()
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "time", lambda: now)
+            seen: list[str] = []
+            handle = loop.call_later(3600, seen.append, "later")
+            loop.call_at(now + 3601, seen.append, "at")
+            sleeping = asyncio.create_task(noria.sleep(3602))
+            waiting = asyncio.create_task(noria.wait_for(loop.create_future(), 3603))
+            await turns(3)
+            assert handle.when() == now + 3600
+            assert not seen
+            now += 3601
+            await turns(2)
+            assert seen == ["later", "at"]
+            now += 2
+            await turns(3)
+            assert sleeping.done()
+            with pytest.raises(TimeoutError):
+                await waiting
+        assert loop.time() > now - 3603
+        await noria.sleep(0.001)
+
+    with new_loop() as loop:
+        loop.run_until_complete(program())
+
+
+def test_a_subclass_with_a_time_of_its_own_has_timers_in_that_time() -> None:
+    class Ahead(noria.Loop):
+        """It is a million seconds later there."""
+
+        def time(self) -> float:
+            return super().time() + 1e6
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await noria.sleep(0.001)
+        assert loop.call_later(1, print).when() > began
+        async with noria.timeout(10):
+            await asyncio.sleep(0.001)
+        with pytest.raises(TimeoutError):
+            await noria.wait_for(loop.create_future(), 0.001)
+        done, _ = await noria.wait([loop.create_future()], timeout=0.001)
+        assert not done
+        assert 0.004 <= loop.time() - began < 10
+
+    with contextlib.closing(Ahead()) as loop:
+        loop.run_until_complete(program())

@@ -373,8 +373,36 @@ async def test_unix_paths_that_lead_nowhere() -> None:
             await loop.create_unix_connection(Recorder, "/nonexistent/socket")
         with pytest.raises(FileNotFoundError):
             await loop.create_unix_server(Echo, "/nonexistent/socket")
+        with pytest.raises(NotADirectoryError):  # after a word in the log, as in asyncio
+            await loop.create_unix_server(Echo, "/dev/null/socket")
         with pytest.raises(OSError, match="too long"):
             await loop.create_unix_connection(Recorder, "x" * 200)
+
+
+def test_a_watchdog_in_the_place_of_os_stat_is_not_set_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As blockbuster does, with which aiohttp and anyio look for calls that block the loop."""
+
+    def bark(*arguments: object) -> Any:
+        raise AssertionError(f"called on the loop with {arguments}")
+
+    @on_noria
+    async def program() -> None:
+        loop = loop_()
+        with monkeypatch.context() as patched:
+            for name in ("stat", "remove", "unlink"):
+                patched.setattr(os, name, bark)
+            for _ in range(2):
+                with socket.socket(socket.AF_UNIX) as stale:
+                    stale.bind(str(path))
+                server = await loop.create_unix_server(Echo, str(path))
+                server.close()
+                await server.wait_closed()
+        assert not path.exists()
+
+    path = tmp_path / "s"
+    program()
 
 
 def test_a_stale_socket_file_is_replaced_and_a_living_file_is_not(tmp_path: Path) -> None:

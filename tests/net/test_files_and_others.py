@@ -153,3 +153,24 @@ def test_wrong_files_and_counts_are_refused(file: Any, tmp_path: Path) -> None:
                     await loop_().sendfile(transport, file, offset, count)  # type: ignore[arg-type]
 
     program()
+
+
+def test_a_watchdog_in_the_place_of_os_sendfile_is_not_set_off(
+    file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As blockbuster does, with which aiohttp and anyio look for calls that block the loop."""
+
+    def bark(*arguments: object) -> int:
+        raise AssertionError(f"os.sendfile{arguments} on the loop")
+
+    monkeypatch.setattr(os, "sendfile", bark)
+
+    @on_noria
+    async def program() -> None:
+        near, far = pair()
+        with near, far:
+            receiving = asyncio.create_task(read_all(far, SIZE))
+            assert await loop_().sock_sendfile(near, file, fallback=False) == SIZE
+            assert await receiving == pattern(SIZE)
+
+    program()

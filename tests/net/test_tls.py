@@ -210,6 +210,7 @@ def test_start_tls_turns_a_connection_into_a_tls_one(ca: Authority, identity: Id
             loop.start_tls(client, client_protocol, ca.client_context(), server_hostname="localhost"),
             loop.start_tls(server, server_protocol, ca.server_context(identity), server_side=True),
         )
+        assert isinstance(tls_client._sslcontext, ssl.SSLContext)  # private, and yet looked at
         tls_client.write(b" and secrets")
         assert await server_protocol.got(20) == b"STARTTLS and secrets"
         tls_server.write(b"answer")
@@ -296,5 +297,18 @@ def test_writing_from_inside_callbacks_keeps_the_bytes_in_order(ca: Authority, i
         transport.close()
         await protocol.lost
         await finish(server)
+
+    program()
+
+
+def test_start_tls_on_a_connection_that_is_closed_gives_none_as_asyncios_does(ca: Authority) -> None:
+    @on_noria
+    async def program() -> None:
+        loop = loop_()
+        near, far = pair()
+        with far:
+            transport, protocol = await loop.create_unix_connection(Recorder, sock=near)
+            transport.close()
+            assert await loop.start_tls(transport, protocol, ca.client_context(), server_hostname="x") is None
 
     program()

@@ -70,11 +70,11 @@ def test_equal_deadlines_end_in_the_order_they_were_set_among_other_timers(run: 
         seen: list[int] = []
 
         async def sleeper(number: int) -> None:
-            await noria.sleep(0.01 * number)
+            await noria.sleep(0.05 * number)  # on a busy machine it may take a while until all are asleep
             seen.append(number)
 
         tasks = [asyncio.create_task(sleeper(number)) for number in (3, 1, 4)]
-        loop.call_later(0.02, seen.append, 2)
+        loop.call_later(0.1, seen.append, 2)
         await asyncio.gather(*tasks)
         return seen
 

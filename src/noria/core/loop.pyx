@@ -2,8 +2,10 @@
 
 A turn is what asyncio calls an iteration: ask the kernel, queue the timers that are due, run what was in the ready
 queue when the turn began. The order in which callbacks run is asyncio's. What differs is how often the kernel is
-asked: while there is work, only every ASK_EVERY turns or when about a millisecond has passed, since asking costs as
-much as several steps; with nothing to do the turn waits in the kernel.
+asked: asking costs as much as several steps, so while there is work, and the kernel had nothing to tell in the last
+ASK_IN_VAIN turns running, it is asked again only every ASK_EVERY turns or when about a millisecond has passed. Programs
+that let the loop turn a few times (`sleep(0)`, a chain of wake-ups) to see what arrives do see it, as in asyncio. With
+nothing to do the turn waits in the kernel.
 
 Runs nest. `run_until_complete` may be called from a callback or task of the loop that is running: it turns the same
 wheel until its future is done, so everything else goes on, and then the outer run resumes. `stop()` ends the
@@ -35,13 +37,18 @@ import warnings
 from noria.core.factories import eager_task_factory
 from noria.core.tasks import add_wheel
 
+cdef extern from "Python.h":
+    int generic_setattr "PyObject_GenericSetAttr"(PyObject* o, PyObject* name, PyObject* value) except -1
+
 cdef enum:
     ASK_EVERY = 64
+    ASK_IN_VAIN = 16
     TELL_EVERY = 4  # what is posted to be sent waits for the next time the kernel is asked
 
 # Deadlines this close count as reached, as in asyncio: the clock's resolution, in seconds.
 cdef double RESOLUTION = 1e-9
 cdef double LONGEST_WAIT = 24 * 3600.0
+cdef frozenset CLOCK = frozenset(("time", "call_at", "call_later"))
 cdef dict current_tasks = asyncio.tasks._current_tasks
 cdef object EAGER_FACTORY = getattr(asyncio.tasks, "eager_task_factory", None)
 
@@ -70,12 +77,28 @@ cdef class CoreLoop(Wheel):
         self.driver = driver
         self.slow_callback_duration = 0.1
         self.debug = sys.flags.dev_mode or asyncio.coroutines._is_debug_mode()
-        # A program's subclass may keep a time of its own: then sleeps and timeouts must go through its methods.
-        kind = type(self)
-        self.own_clock = (kind.time is CoreLoop.time and kind.call_at is CoreLoop.call_at
-                          and kind.call_later is CoreLoop.call_later)
-        self.own_tasks = kind.create_task is CoreLoop.create_task
+        self.see_whose_clock(())  # not the instance's dict: it would be made
+        self.own_tasks = type(self).create_task is CoreLoop.create_task
         add_wheel(self)
+
+    cdef int see_whose_clock(self, object hung) except -1:
+        # A program's subclass may keep a time of its own, and tests put one on the instance: then everything that has
+        # to do with time must go through these methods.
+        kind = type(self)
+        self.own_time = kind.time is CoreLoop.time and "time" not in hung
+        self.own_clock = (self.own_time and kind.call_at is CoreLoop.call_at and kind.call_later is CoreLoop.call_later
+                          and "call_at" not in hung and "call_later" not in hung)
+        return 0
+
+    def __setattr__(self, name, value):
+        generic_setattr(<PyObject*>self, <PyObject*>name, <PyObject*>value)
+        if name in CLOCK:
+            self.see_whose_clock(self.__dict__)
+
+    def __delattr__(self, name):
+        generic_setattr(<PyObject*>self, <PyObject*>name, NULL)
+        if name in CLOCK:
+            self.see_whose_clock(self.__dict__)
 
     # Scheduling.
 
@@ -121,6 +144,9 @@ cdef class CoreLoop(Wheel):
         """The loop's clock: seconds, monotonic (CLOCK_MONOTONIC)."""
         return noria_monotonic()
 
+    cdef double now(self) except? -1:
+        return noria_monotonic() if self.own_time else self.time()
+
     cdef TimerHandle timer(self, double when, object callback, tuple args, object context):
         cdef TimerHandle timer = TimerHandle.__new__(TimerHandle)
         timer.setup(self, callback, args, False, context)
@@ -139,6 +165,8 @@ cdef class CoreLoop(Wheel):
             raise ValueError("delay must be a number of seconds, not nan")
         if self.shut or self.debug:
             self.checked_callback(callback, "call_later")
+        if not self.own_clock:
+            return self.call_at(self.time() + seconds, callback, *args, context=context)
         if seconds <= 0:
             self.timer_due = True
         return self.timer(noria_monotonic() + seconds, callback, args, context)
@@ -153,7 +181,7 @@ cdef class CoreLoop(Wheel):
             raise ValueError("when must be a time in seconds, not nan")
         if self.shut or self.debug:
             self.checked_callback(callback, "call_at")
-        if at <= noria_monotonic():
+        if at <= self.now():
             self.timer_due = True
         return self.timer(at, callback, args, context)
 
@@ -381,7 +409,7 @@ cdef class CoreLoop(Wheel):
             if self.over(stopper):
                 timeout = 0
             elif self.timers.count:
-                timeout = self.timers.slots[0].at - noria_monotonic()
+                timeout = self.timers.slots[0].at - self.now()
                 if timeout < 0:
                     timeout = 0
                 elif timeout > LONGEST_WAIT:
@@ -389,20 +417,25 @@ cdef class CoreLoop(Wheel):
             else:
                 timeout = -1
             self.driver.wait(timeout, False)
+            self.vain = 0
             self.idle_turns = 0
             self.asked = noria_ticks()
         else:
             self.idle_turns += 1
             if (ask or self.idle_turns >= <unsigned int>(TELL_EVERY if self.driver.due else ASK_EVERY)
+                    or self.vain < ASK_IN_VAIN
                     or noria_ticks() - self.asked > NORIA_SLICE):
-                self.driver.wait(0, True)
+                if self.driver.wait(0, True):
+                    self.vain = 0
+                else:
+                    self.vain += 1
                 self.idle_turns = 0
                 self.asked = noria_ticks()
             else:
                 polled = False
-        if self.timers.count and (polled or self.timer_due):
+        if self.timers.count and (polled or self.timer_due or not self.own_time):
             self.timer_due = False
-            self.timers.due(self, noria_monotonic() + RESOLUTION)
+            self.timers.due(self, self.now() + RESOLUTION)
         end = self.ring.tail
         while True:
             try:

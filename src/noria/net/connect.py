@@ -14,17 +14,17 @@ import functools
 import os
 import socket
 import ssl
-import stat
 from asyncio import constants
 from asyncio.log import logger
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import IO, Any
 
+from noria.net.endpoints import remove_stale
 from noria.net.eyeballs import interleave, race
 from noria.net.resolve import AddressInfo
 from noria.net.server import Server
-from noria.net.sockcalls import SocketCalls, check_sendfile
+from noria.net.sockcalls import SocketCalls, check_sendfile, remove, stat_path
 from noria.net.stream import StreamTransport, open_stream
 from noria.net.tls import TLSTransport, wrap_tls
 
@@ -301,7 +301,10 @@ class Connecting(SocketCalls):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> Any:
-        """Turn a connection into a TLS one; returns the transport to use from now on."""
+        """Turn a connection into a TLS one; returns the transport to use from now on.
+
+        None if the connection was closed before the handshake began, as in asyncio.
+        """
         if not isinstance(sslcontext, ssl.SSLContext):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
@@ -323,7 +326,7 @@ class Connecting(SocketCalls):
                 secured._never_mind()
                 transport.close()
                 raise
-            return secured
+            return None if secured.is_closing() and secured.get_extra_info("cipher") is None else secured
         # Somebody else's transport: asyncio's TLS is a protocol, and asks no more of it than that it is a transport.
         wrapped: Any = asyncio.sslproto.SSLProtocol(self, protocol, sslcontext, waiter, **options)
         # Nothing may reach the new protocol before it knows its transport.
@@ -479,9 +482,7 @@ class Connecting(SocketCalls):
             path = os.fspath(path)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             if path[0:1] not in ("\0", b"\0"):  # not in the abstract namespace
-                with contextlib.suppress(FileNotFoundError):
-                    if stat.S_ISSOCK(os.stat(path).st_mode):
-                        os.remove(path)
+                remove_stale(path)
             try:
                 sock.bind(path)
             except OSError as error:
@@ -501,13 +502,13 @@ class Connecting(SocketCalls):
         if cleanup_socket:
             name = sock.getsockname()
             if name and name[0:1] not in ("\0", b"\0"):
-                inode, owner = os.stat(name).st_ino, os.getpid()
+                inode, owner = stat_path(name).st_ino, os.getpid()
 
                 def on_close() -> None:
                     with contextlib.suppress(FileNotFoundError):
                         # not somebody else's by now, and not the parent's in a forked child
-                        if os.stat(name).st_ino == inode and os.getpid() == owner:
-                            os.unlink(name)
+                        if stat_path(name).st_ino == inode and os.getpid() == owner:
+                            remove(name)
 
         return await self._serve(
             [sock],

@@ -7,7 +7,6 @@ looked up without blocking. Leaves to others: the transports (datagram.pyx, pipe
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import stat
 from asyncio.log import logger
@@ -16,7 +15,7 @@ from typing import Any
 
 from noria.net.datagram import open_datagram
 from noria.net.pipes import open_read_pipe, open_write_pipe
-from noria.net.sockcalls import SocketCalls
+from noria.net.sockcalls import SocketCalls, remove, stat_path
 
 ProtocolFactory = Callable[[], Any]
 
@@ -36,11 +35,11 @@ def set_reuse_port(sock: socket.socket) -> None:
         ) from None
 
 
-def remove_stale(path: str) -> None:
+def remove_stale(path: str | bytes) -> None:
     """Remove the socket file a process that has ended left behind."""
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.remove(path)
+        if stat.S_ISSOCK(stat_path(path).st_mode):
+            remove(path)
     except FileNotFoundError:
         pass
     except OSError as error:  # we may create files in that directory, and not remove them

@@ -22,6 +22,10 @@ from noria.net.resolve import Resolving
 
 _T = TypeVar("_T")
 
+# As they were when noria was imported: watchdogs that put themselves in their places later (blockbuster) would take
+# the loop's own calls for a program's that block.
+sendfile, stat_path, remove = os.sendfile, os.stat, os.remove
+
 # Bytes that one sendfile(2) is asked for: what a file that is not in memory may hold the loop up by.
 SENDFILE_PIECE = 1 << 20
 
@@ -276,7 +280,7 @@ class SocketCalls(Resolving):
             while count is None or at - offset < count:
                 left = SENDFILE_PIECE if count is None else count - (at - offset)
                 try:
-                    sent = os.sendfile(sock.fileno(), fd, at, min(left, SENDFILE_PIECE))
+                    sent = sendfile(sock.fileno(), fd, at, min(left, SENDFILE_PIECE))
                 except (BlockingIOError, InterruptedError):
                     await room()
                     continue

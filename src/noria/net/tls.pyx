@@ -125,6 +125,11 @@ cdef class TLSTransport(Layer):
     def __class__(self):
         return asyncio.sslproto._SSLProtocolTransport
 
+    @property
+    def _sslcontext(self):
+        # Programs look at it although it is private: aiohttp's tests, to know whose it is.
+        return self.sslcontext
+
     _start_tls_compatible = True
     _sendfile_compatible = asyncio.constants._SendfileMode.FALLBACK
 

@@ -7,6 +7,9 @@ import asyncio
 import ssl
 from typing import Any
 
+from noria.sync.gathering import shield
+from noria.sync.tasks import isfuture
+
 
 async def readline(reader: Any) -> bytes:
     """`readline` of a reader that has a `readuntil` of its own."""
@@ -44,7 +47,9 @@ async def drain(writer: Any) -> None:
 
 async def wait_closed(writer: Any) -> None:
     """`wait_closed` of a writer."""
-    await writer._protocol._get_close_waiter(writer)
+    closed = writer._protocol._get_close_waiter(writer)
+    # One future for all who wait: the first of them to be cancelled must not cancel it.
+    await (shield(closed) if isfuture(closed) else closed)
 
 
 async def start_tls(
@@ -67,6 +72,8 @@ async def start_tls(
         ssl_handshake_timeout=ssl_handshake_timeout,
         ssl_shutdown_timeout=ssl_shutdown_timeout,
     )
+    if transport is None:
+        raise ConnectionResetError("Connection lost")  # asyncio's writer would be without a transport
     writer._transport = transport
     if hasattr(protocol, "_replace_transport"):
         protocol._replace_transport(transport)

@@ -16,6 +16,7 @@ cdef class StreamReaderProtocol(Sink):
     cdef object close_waiter     # future, made when somebody asks for it
     cdef object reason           # exception that the connection was lost by
     cdef Line drains             # who waits until more may be written; made for the first of them
+    cdef Line mourners           # who waits until the connection is closed; likewise
     cdef dict __dict__           # attributes that programs set
     cdef object __weakref__
     cdef char over_ssl
@@ -23,11 +24,11 @@ cdef class StreamReaderProtocol(Sink):
     cdef char lost
     cdef char reject
     cdef char plain_drain        # no subclass of a program's has another way to drain
+    cdef char plain_close        # nor to wait until it is closed
 
     cdef StreamReader native_reader(self)
     cdef object any_reader(self)
     cdef int after_serving(self) except -1
-    cdef int wake_drains(self, object error) except -1
     cdef object closed_future(self)
 
 cdef class StreamWriter:

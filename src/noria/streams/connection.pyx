@@ -60,6 +60,7 @@ cdef class StreamReaderProtocol(Sink):
     def __init__(self, stream_reader, client_connected_cb=None, loop=None):
         self._loop = asyncio.events.get_event_loop() if loop is None else loop
         self.plain_drain = inherits(self, ("_drain_helper", "pause_writing", "resume_writing"))
+        self.plain_close = inherits(self, ("_get_close_waiter", "connection_lost"))
         self.direct = inherits(self, ("data_received",))
         if stream_reader is not None:
             self._stream_reader_wr = make_ref(stream_reader)
@@ -200,8 +201,9 @@ cdef class StreamReaderProtocol(Sink):
                 self.close_waiter.set_result(None)
             else:
                 self.close_waiter.set_exception(exc)
+        wake_all(self.mourners, exc)
         if self.paused:
-            self.wake_drains(exc)
+            wake_all(self.drains, exc)
         self._stream_reader_wr = None
         self._stream_writer = None
         self._task = None
@@ -233,7 +235,7 @@ cdef class StreamReaderProtocol(Sink):
         self.paused = False
         if self._loop.get_debug():
             logger.debug("%r resumes writing", self)
-        self.wake_drains(None)
+        wake_all(self.drains, None)
 
     cdef int take(self, char* data, Py_ssize_t n) except -1:
         cdef StreamReader reader = self.native_reader()
@@ -272,18 +274,6 @@ cdef class StreamReaderProtocol(Sink):
         Py_DECREF(reader)
         return reader
 
-    cdef int wake_drains(self, object error) except -1:
-        if self.drains is None:
-            return 0
-        if error is None:
-            while self.drains.wake_next():
-                pass
-            return 0
-        for waiter in self.drains.members():
-            if not waiter.done():
-                waiter.set_exception(error)
-        return 0
-
     cdef object closed_future(self):
         if self.close_waiter is None:
             self.close_waiter = self._loop.create_future()
@@ -299,6 +289,19 @@ cdef class StreamReaderProtocol(Sink):
         waiter = self.close_waiter
         if waiter is not None and waiter.done() and not waiter.cancelled():
             waiter.exception()
+
+
+cdef int wake_all(Line line, object error) except -1:
+    if line is None:
+        return 0
+    if error is None:
+        while line.wake_next():
+            pass
+        return 0
+    for waiter in line.members():
+        if not waiter.done():
+            waiter.set_exception(error)
+    return 0
 
 
 cdef class Feeder(Sink):
@@ -406,7 +409,13 @@ cdef class StreamWriter:
 
     def wait_closed(self):
         """Wait until the connection is closed. Raises the exception it was lost by. A coroutine."""
-        return _by_methods.wait_closed(self)
+        cdef WaitClosed wait
+        protocol = self._protocol
+        if not isinstance(protocol, StreamReaderProtocol) or not (<StreamReaderProtocol>protocol).plain_close:
+            return _by_methods.wait_closed(self)
+        wait = WaitClosed.__new__(WaitClosed)
+        wait.protocol = protocol
+        return wait
 
     def get_extra_info(self, name, default=None):
         """What the transport knows: 'peername', 'sockname', 'socket', with TLS 'ssl_object' and others."""
@@ -494,6 +503,36 @@ cdef class Drain(Parked):
     cdef int dropped(self, object error) except -1:
         if self.line is not None:
             self.leave()
+        return RAISE
+
+
+@cython.internal
+cdef class WaitClosed(Parked):
+    # asyncio's await one future together: there the first to be cancelled, or to run out of time, cancels all.
+    cdef StreamReaderProtocol protocol
+
+    @property
+    def __qualname__(self):
+        return "StreamWriter.wait_closed"
+
+    cdef int begin(self) except -1:
+        cdef StreamReaderProtocol protocol = self.protocol
+        if protocol.lost:
+            if protocol.reason is not None:
+                raise protocol.reason
+            return DONE
+        if protocol.mourners is None:
+            protocol.mourners = Line.__new__(Line)
+        self.arm(protocol._loop)
+        protocol.mourners.join(self)
+        return WAIT
+
+    cdef int again(self) except -1:
+        self.leave()
+        return DONE
+
+    cdef int dropped(self, object error) except -1:
+        self.leave()
         return RAISE
 
 

@@ -174,6 +174,7 @@ mark_coroutine_functions(wait)
 
 cdef class _AsCompletedIterator(Ready):
     """What as_completed() returns: an iterator of coroutines, or an asynchronous iterator of futures."""
+    cdef object __weakref__
     cdef object loop
     cdef set todo                # those that have not ended
     cdef object ended            # deque of the others, in order, while nobody has taken them; None: out of time
