@@ -4,6 +4,7 @@ Everything else about connections is tested by the other files here, which run o
 """
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -18,6 +19,7 @@ import pytest
 
 import noria
 from core.running import python, until
+from net.peers import pair, read_all
 from noria.io.choice import choose, refusal
 from support.leaks import no_descriptors_left
 
@@ -256,6 +258,68 @@ async def test_more_at_once_than_the_ring_has_entries() -> None:
         peer.transport.write(b"pong")
     await until(lambda: all(peer.got.endswith(b"pong") for peer in (*near, *far)))
     await end(server, *near, *far)
+
+
+@on_ring
+async def test_what_comes_to_hundreds_of_connections_at_once_is_told_in_one_turn() -> None:
+    """As on epoll, though the kernel brings it twenty at a time: programs count on turns when they end."""
+    loop = asyncio.get_running_loop()
+    server, near, far = await pairs(300)
+    turn = 0
+    told: list[int] = []
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        if len(told) < len(far):
+            loop.call_soon(count)
+
+    for peer in far:
+        peer.data_received = lambda _: told.append(turn)  # type: ignore[method-assign]
+    for peer in near:
+        os.write(peer.transport.get_extra_info("socket").fileno(), b"x")
+    loop.call_soon(count)
+    await until(lambda: len(told) == len(far))
+    assert max(told) - min(told) <= 1
+    await end(server, *near, *far)
+
+
+@needs_ring
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_what_is_written_when_writing_is_to_pause_comes_after_what_made_it_pause(kind: str) -> None:
+    """With bytes posted to the ring that the kernel, when they are called back, has no room for."""
+
+    class Rash(Peer):
+        def pause_writing(self) -> None:
+            self.transport.write(b"third")
+
+        def resume_writing(self) -> None:
+            pass
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        sock, other = pair(kind)
+        transport, _ = await loop.connect_accepted_socket(Rash, sock)
+        transport.set_write_buffer_limits(high=0)
+        before = 0
+        with (
+            contextlib.suppress(BlockingIOError),
+            socket.fromfd(sock.fileno(), sock.family, sock.type) as full,
+        ):
+            while True:
+                before += full.send(b" " * 1000)
+        second = b"2" * 50_000
+        transport.write(b"first")
+        transport.write(second)
+        expected = b"first" + second + b"third"
+        with other:
+            got = await read_all(other, before + len(expected))
+        assert got[before:] == expected
+        transport.close()
+        await asyncio.sleep(0)
+
+    with no_descriptors_left():
+        run(program)
 
 
 @on_ring
