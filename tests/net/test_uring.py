@@ -12,7 +12,6 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -20,12 +19,8 @@ import pytest
 import noria
 from core.running import python, until
 from net.peers import pair, read_all
-from noria.io.choice import choose, refusal
-from support.leaks import no_descriptors_left
-
-refused = refusal()
-needs_ring = pytest.mark.skipif(refused is not None, reason=f"io_uring: {refused}")
-DEADLINE = 30
+from net.rings import DEADLINE, Echo, Peer, end, needs_ring, nothing_left, on_ring, pairs, refused, run
+from noria.io.choice import choose
 
 # A filter that answers EPERM to io_uring_setup(2), as container runtimes' do, for this process and its children:
 # seccomp(2). `deny` needs no privilege.
@@ -67,80 +62,6 @@ def fresh(program: str) -> None:
     """Run the program in an interpreter of its own."""
     done = python("import warnings; warnings.simplefilter('error')\n" + program)
     assert done.returncode == 0, done.stderr
-
-
-def on_ring(program: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """The test `program`, run by a loop on io_uring; fails on any report of the loop, and if descriptors are left."""
-
-    @needs_ring
-    def test() -> None:
-        with no_descriptors_left():
-            run(program)
-
-    test.__name__, test.__doc__ = program.__name__, program.__doc__
-    return test
-
-
-def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    seen: list[dict[str, Any]] = []
-    loop = noria.new_event_loop(driver="io_uring")
-    loop.set_exception_handler(lambda _, report: seen.append(report))
-    try:
-        loop.run_until_complete(asyncio.wait_for(program(), DEADLINE))
-    finally:
-        loop.close()
-        gc.collect()
-    assert not seen
-
-
-class Peer(asyncio.Protocol):
-    """Keeps what comes; `echo`: sends it back."""
-
-    echo = False
-
-    def __init__(self) -> None:
-        self.got = bytearray()
-        self.closed = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.got += data
-        if self.echo:
-            self.transport.write(data)
-
-    def connection_lost(self, _: BaseException | None) -> None:
-        self.closed = True
-
-
-class Echo(Peer):
-    echo = True
-
-
-async def pairs(count: int, kind: type[Peer] = Peer) -> tuple[asyncio.AbstractServer, list[Peer], list[Peer]]:
-    """A server with so many connections, and the protocols at both ends in the same order."""
-    loop = asyncio.get_running_loop()
-    near: list[Peer] = []
-    far: list[Peer] = []
-
-    def made() -> Peer:
-        far.append(kind())
-        return far[-1]
-
-    server = await loop.create_server(made, "127.0.0.1", 0, backlog=1024)
-    for _ in range(count):
-        _, protocol = await loop.create_connection(Peer, *server.sockets[0].getsockname())
-        near.append(protocol)
-        await until(lambda: len(far) == len(near))
-    return server, near, far
-
-
-async def end(server: asyncio.AbstractServer, *peers: Peer) -> None:
-    for peer in peers:
-        peer.transport.close()
-    server.close()
-    await until(lambda: all(peer.closed for peer in peers))
 
 
 # The choice.
@@ -318,7 +239,7 @@ def test_what_is_written_when_writing_is_to_pause_comes_after_what_made_it_pause
         transport.close()
         await asyncio.sleep(0)
 
-    with no_descriptors_left():
+    with nothing_left():
         run(program)
 
 
@@ -394,7 +315,7 @@ async def test_what_was_written_before_an_abort_or_the_end_of_a_file_counts_as_s
 
 @needs_ring
 def test_closing_a_loop_with_everything_in_flight_tells_the_peers() -> None:
-    with no_descriptors_left():
+    with nothing_left():
         ours: list[Any] = []
         theirs: list[socket.socket] = []
 
@@ -431,7 +352,7 @@ def test_closing_a_loop_with_everything_in_flight_tells_the_peers() -> None:
 @needs_ring
 def test_a_loop_may_be_run_by_one_thread_after_another() -> None:
     """A server is started in one thread and served in others: nothing that came in between is lost."""
-    with no_descriptors_left():
+    with nothing_left():
         loop = noria.new_event_loop(driver="io_uring")
         server, near, far = loop.run_until_complete(pairs(3, Echo))
         failed: list[BaseException] = []
@@ -482,7 +403,7 @@ def test_two_loops_in_two_threads() -> None:
         except BaseException as error:
             failed.append(error)
 
-    with no_descriptors_left():
+    with nothing_left():
         threads = [threading.Thread(target=thread) for _ in range(2)]
         for one in threads:
             one.start()
@@ -518,7 +439,7 @@ def test_a_forked_child_touches_no_ring() -> None:
         await until(lambda: near[0].got == b"before after")
         await end(server, *near, *far)
 
-    with no_descriptors_left():
+    with nothing_left():
         run(program)
 
 
