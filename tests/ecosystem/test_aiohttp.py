@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import hashlib
 import io
-import os
 import signal
 import ssl
 from collections.abc import AsyncIterator
@@ -110,12 +109,6 @@ async def talking(channel: Channel) -> AsyncIterator[tuple[aiohttp.ClientSession
 
 
 def test_five_hundred_requests_at_once_get_each_its_own_answer(on_noria: OnNoria, channel: Channel) -> None:
-    if channel.encrypted and os.environ.get("NORIA_DRIVER") == "io_uring":
-        pytest.skip(
-            "a defect of the io_uring driver, not found yet: hundreds of TLS connections that are closed at once"
-            " leave socket objects open"
-        )
-
     async def main() -> None:
         async with talking(channel) as (session, url):
 

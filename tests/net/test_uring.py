@@ -4,6 +4,7 @@ Everything else about connections is tested by the other files here, which run o
 """
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -11,19 +12,15 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 import noria
 from core.running import python, until
-from noria.io.choice import choose, refusal
-from support.leaks import no_descriptors_left
-
-refused = refusal()
-needs_ring = pytest.mark.skipif(refused is not None, reason=f"io_uring: {refused}")
-DEADLINE = 30
+from net.peers import pair, read_all
+from net.rings import DEADLINE, Echo, Peer, end, needs_ring, nothing_left, on_ring, pairs, refused, run
+from noria.io.choice import choose
 
 # A filter that answers EPERM to io_uring_setup(2), as container runtimes' do, for this process and its children:
 # seccomp(2). `deny` needs no privilege.
@@ -65,80 +62,6 @@ def fresh(program: str) -> None:
     """Run the program in an interpreter of its own."""
     done = python("import warnings; warnings.simplefilter('error')\n" + program)
     assert done.returncode == 0, done.stderr
-
-
-def on_ring(program: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """The test `program`, run by a loop on io_uring; fails on any report of the loop, and if descriptors are left."""
-
-    @needs_ring
-    def test() -> None:
-        with no_descriptors_left():
-            run(program)
-
-    test.__name__, test.__doc__ = program.__name__, program.__doc__
-    return test
-
-
-def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    seen: list[dict[str, Any]] = []
-    loop = noria.new_event_loop(driver="io_uring")
-    loop.set_exception_handler(lambda _, report: seen.append(report))
-    try:
-        loop.run_until_complete(asyncio.wait_for(program(), DEADLINE))
-    finally:
-        loop.close()
-        gc.collect()
-    assert not seen
-
-
-class Peer(asyncio.Protocol):
-    """Keeps what comes; `echo`: sends it back."""
-
-    echo = False
-
-    def __init__(self) -> None:
-        self.got = bytearray()
-        self.closed = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.got += data
-        if self.echo:
-            self.transport.write(data)
-
-    def connection_lost(self, _: BaseException | None) -> None:
-        self.closed = True
-
-
-class Echo(Peer):
-    echo = True
-
-
-async def pairs(count: int, kind: type[Peer] = Peer) -> tuple[asyncio.AbstractServer, list[Peer], list[Peer]]:
-    """A server with so many connections, and the protocols at both ends in the same order."""
-    loop = asyncio.get_running_loop()
-    near: list[Peer] = []
-    far: list[Peer] = []
-
-    def made() -> Peer:
-        far.append(kind())
-        return far[-1]
-
-    server = await loop.create_server(made, "127.0.0.1", 0, backlog=1024)
-    for _ in range(count):
-        _, protocol = await loop.create_connection(Peer, *server.sockets[0].getsockname())
-        near.append(protocol)
-        await until(lambda: len(far) == len(near))
-    return server, near, far
-
-
-async def end(server: asyncio.AbstractServer, *peers: Peer) -> None:
-    for peer in peers:
-        peer.transport.close()
-    server.close()
-    await until(lambda: all(peer.closed for peer in peers))
 
 
 # The choice.
@@ -259,6 +182,68 @@ async def test_more_at_once_than_the_ring_has_entries() -> None:
 
 
 @on_ring
+async def test_what_comes_to_hundreds_of_connections_at_once_is_told_in_one_turn() -> None:
+    """As on epoll, though the kernel brings it twenty at a time: programs count on turns when they end."""
+    loop = asyncio.get_running_loop()
+    server, near, far = await pairs(300)
+    turn = 0
+    told: list[int] = []
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        if len(told) < len(far):
+            loop.call_soon(count)
+
+    for peer in far:
+        peer.data_received = lambda _: told.append(turn)  # type: ignore[method-assign]
+    for peer in near:
+        os.write(peer.transport.get_extra_info("socket").fileno(), b"x")
+    loop.call_soon(count)
+    await until(lambda: len(told) == len(far))
+    assert max(told) - min(told) <= 1
+    await end(server, *near, *far)
+
+
+@needs_ring
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_what_is_written_when_writing_is_to_pause_comes_after_what_made_it_pause(kind: str) -> None:
+    """With bytes posted to the ring that the kernel, when they are called back, has no room for."""
+
+    class Rash(Peer):
+        def pause_writing(self) -> None:
+            self.transport.write(b"third")
+
+        def resume_writing(self) -> None:
+            pass
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        sock, other = pair(kind)
+        transport, _ = await loop.connect_accepted_socket(Rash, sock)
+        transport.set_write_buffer_limits(high=0)
+        before = 0
+        with (
+            contextlib.suppress(BlockingIOError),
+            socket.fromfd(sock.fileno(), sock.family, sock.type) as full,
+        ):
+            while True:
+                before += full.send(b" " * 1000)
+        second = b"2" * 50_000
+        transport.write(b"first")
+        transport.write(second)
+        expected = b"first" + second + b"third"
+        with other:
+            got = await read_all(other, before + len(expected))
+        assert got[before:] == expected
+        transport.close()
+        await asyncio.sleep(0)
+
+    with nothing_left():
+        run(program)
+
+
+@on_ring
 async def test_thousands_of_connections_cut_off_at_random_points() -> None:
     """Closed, aborted and reset with bytes on their way, in both directions: none harms another, none is left."""
     rng = random.Random(7)
@@ -330,7 +315,7 @@ async def test_what_was_written_before_an_abort_or_the_end_of_a_file_counts_as_s
 
 @needs_ring
 def test_closing_a_loop_with_everything_in_flight_tells_the_peers() -> None:
-    with no_descriptors_left():
+    with nothing_left():
         ours: list[Any] = []
         theirs: list[socket.socket] = []
 
@@ -367,7 +352,7 @@ def test_closing_a_loop_with_everything_in_flight_tells_the_peers() -> None:
 @needs_ring
 def test_a_loop_may_be_run_by_one_thread_after_another() -> None:
     """A server is started in one thread and served in others: nothing that came in between is lost."""
-    with no_descriptors_left():
+    with nothing_left():
         loop = noria.new_event_loop(driver="io_uring")
         server, near, far = loop.run_until_complete(pairs(3, Echo))
         failed: list[BaseException] = []
@@ -418,7 +403,7 @@ def test_two_loops_in_two_threads() -> None:
         except BaseException as error:
             failed.append(error)
 
-    with no_descriptors_left():
+    with nothing_left():
         threads = [threading.Thread(target=thread) for _ in range(2)]
         for one in threads:
             one.start()
@@ -454,7 +439,7 @@ def test_a_forked_child_touches_no_ring() -> None:
         await until(lambda: near[0].got == b"before after")
         await end(server, *near, *far)
 
-    with no_descriptors_left():
+    with nothing_left():
         run(program)
 
 

@@ -44,7 +44,7 @@ from libc.string cimport memcpy
 from noria.core.capi cimport PyErr_CheckSignals, PyThread_get_thread_ident
 from noria.core.wheel cimport push
 from noria.io.driver cimport ANY, LISTENER, STREAM, WANT_IN, Channel
-from noria.io.epoll cimport BESIDE, EpollDriver
+from noria.io.epoll cimport BATCH, BESIDE, EpollDriver
 from noria.io.ring cimport (
     ACCEPT_MULTISHOT, CANCEL_ALL, CANCEL_ANY, CQE_F_BUFFER, CQE_F_MORE, NORIA_OPS, OP_ACCEPT, OP_ASYNC_CANCEL,
     OP_POLL_ADD, OP_RECV, OP_SEND, RECV_MULTISHOT, SETUP_COOP_TASKRUN, SETUP_DEFER_TASKRUN, SETUP_NO_SQARRAY,
@@ -69,7 +69,9 @@ cdef enum:
     # Of each. Not a power of two apart, or all would share a few cache lines.
     BUFFER_SIZE = 4 * 1024 + 64
     SMALL = 16                   # receptions that end `bulk`
-    SOME = 8                     # completions by which there may be more
+    # Completions by which there may be more: the kernel does what it put off (DEFER_TASKRUN) twenty at a time
+    # (IO_LOCAL_TW_DEFAULT_MAX in its io_uring.c), and some of it completes nothing.
+    SOME = 8
     OUTSIDE = 16                 # events after which to wait in epoll
 
 # The low bits of a completion's user data; the rest is the channel's address.
@@ -111,7 +113,7 @@ cdef class UringDriver(EpollDriver):
     cdef bint listening          # the ring watches the epoll instance
     cdef int bell                # eventfd by which the ring tells the epoll instance
     cdef bint inside             # it does so
-    cdef bint more               # the kernel, which does some twenty at a time, may have put off more without a flag
+    cdef bint more               # the kernel may have put off more without a flag: SOME
     cdef int outside             # events that epoll brought since the ring brought one
     cdef PyObject** flying       # channels with operations in flight, owned
     cdef Py_ssize_t aloft
@@ -491,9 +493,21 @@ cdef class UringDriver(EpollDriver):
                 return 0
             elif n != -ETIME and n != -EAGAIN and n != -EBUSY:
                 raise OSError(-n, os.strerror(-n))
-        n = self.reap(defer)
-        self.more = n >= SOME
-        return n
+        return self.fetch(defer)
+
+    cdef int fetch(self, bint defer) except -1:
+        # Deal with what has completed, and go on while the kernel may have more, up to what epoll would bring in a
+        # turn: programs that end a few turns after they closed their connections expect the ends to come together.
+        cdef int n, all_ = 0
+        while True:
+            n = self.reap(defer)
+            all_ += n
+            self.more = n >= SOME
+            if not self.more or all_ >= BATCH or self.uring.fd < 0:
+                return all_
+            self.settle_all()  # who was paused, or turned out to be `bulk`, is to get no more
+            if noria_ring_enter(&self.uring, 0, 0) < 0:
+                return all_
 
     cdef int wait_outside(self, double timeout, bint defer) except -1:
         if not self.inside:
@@ -508,13 +522,14 @@ cdef class UringDriver(EpollDriver):
         cdef int n = 0
         if self.inside and self.owner == PyThread_get_thread_ident():
             n = noria_ring_enter(&self.uring, 0, 0)
-            self.more = self.reap(defer) >= SOME
+            self.fetch(defer)
             if n == -EEXIST:
                 self.renew_ring()
         return 0
 
     cdef int reap(self, bint defer) except -1:
-        # Reentrant: each completion is given back before it is dealt with.
+        # Reentrant: each completion is given back before it is dealt with. Returns how many there were, without those
+        # of sends, for which no work was put off.
         cdef noria_cqe* cqe
         cdef noria_cqe done
         cdef Channel channel
@@ -525,9 +540,9 @@ cdef class UringDriver(EpollDriver):
                 return delivered
             done = cqe[0]
             noria_ring_seen(&self.uring, 1)
-            delivered += 1
             if done.user_data & TAGS == CANCELLED:
                 continue
+            delivered += done.user_data & TAGS != SENT
             if done.user_data & TAGS == READY:
                 self.listening = False
                 self.outside += 1

@@ -101,6 +101,7 @@ cdef class StreamTransport(Layer):
     cdef int await_room(self) except -1
     cdef int flush(self) except -1
     cdef bint give(self, bytes data) except -1
+    cdef bint came_down(self, bytes data, Py_ssize_t n) except -1
     cdef int recall(self) except -1
     cdef Py_ssize_t send_one(self, bytes data) noexcept
     cdef int emptied(self) except -1

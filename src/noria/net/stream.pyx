@@ -602,36 +602,48 @@ cdef class StreamTransport(Layer):
         return True
 
     cdef int sent(self, bytes data, Py_ssize_t n) except -1:
-        cdef Py_ssize_t size = self.aloft
-        self.aloft = 0
+        cdef bint whole = self.came_down(data, n)
         if self.life >= LOST:
             return 0
-        if n < 0:
-            if n != -EAGAIN:
-                return self.trouble(n, "Fatal write error on socket transport")
-            n = 0
-        if n < size:
-            if self.queue is None:
-                self.queue = []
-            # Nothing of what was queued has gone before it: no item there is begun.
-            self.queue[:self.head] = ()
-            self.queue.insert(0, data)
-            self.head = 0
-            self.offset = n
-            self.backlog += size - n
-        elif self.backlog:
+        if whole:
+            if self.backlog == 0:
+                return self.emptied()
             self.flush()
-        else:
-            return self.emptied()
         if self.backlog and self.life < LOST:
             return self.await_room()
         return 0
 
+    cdef bint came_down(self, bytes data, Py_ssize_t n) except -1:
+        # The kernel took n bytes of what was posted, or none for -errno: the rest is queued before what follows it.
+        # True: nothing is left of it. The program is told nothing: a write of its own from pause_writing() would come
+        # before the one that we may be in the middle of.
+        cdef Py_ssize_t size = self.aloft
+        self.aloft = 0
+        if self.life >= LOST:
+            return False
+        if n < 0:
+            if n != -EAGAIN:
+                self.trouble(n, "Fatal write error on socket transport")
+                return False
+            n = 0
+        if n == size:
+            return True
+        if self.queue is None:
+            self.queue = []
+        # Nothing of what was queued has gone before it: no item there is begun.
+        self.queue[:self.head] = ()
+        self.queue.insert(0, data)
+        self.head = 0
+        self.offset = n
+        self.backlog += size - n
+        return False
+
     cdef int recall(self) except -1:
-        # Send at once what is posted, if it is not on its way: something follows that the driver cannot take.
+        # Send at once what is posted, if it is not on its way: something follows that the driver cannot take. Whoever
+        # calls queues that, if it still may, before it asks for room.
         data = self.driver.unpost(self)
-        if data is not None:
-            self.sent(data, self.send_one(data))
+        if data is not None and self.came_down(data, self.send_one(data)):
+            self.emptied()
         return 0
 
     cdef Py_ssize_t send_one(self, bytes data) noexcept:
@@ -931,10 +943,7 @@ def open_stream(Wheel loop not None, sock, protocol, server=None, peer=None):
     """
     cdef StreamTransport transport = make(loop, sock.fileno(), sock, protocol, server)
     transport.peer = peer
-    # Unix-domain connections are only watched: in the io_uring driver's ring test_chaos found them to stall, and the
-    # cause is not known yet.
-    if sock.family == AF_INET or sock.family == AF_INET6:
-        transport.kind = STREAM
+    transport.kind = STREAM
     push(loop, transport)
     return transport
 
@@ -1018,8 +1027,7 @@ cdef class Listener(Channel):
             if self.wrap is not None:
                 protocol = self.wrap(protocol)
             transport = make(self.loop, fd, None, protocol, self.server)
-            if self.sock.family == AF_INET or self.sock.family == AF_INET6:
-                transport.kind = STREAM
+            transport.kind = STREAM
             if 0 < size <= sizeof(transport.raw_peer):
                 memcpy(transport.raw_peer, addr, size)
                 transport.raw_peer_size = size

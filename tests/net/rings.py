@@ -1,0 +1,112 @@
+"""How the tests of the io_uring driver run a program on a ring, and what must not be left of it."""
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import noria
+from core.running import until
+from noria.io.choice import refusal
+from support.leaks import no_descriptors_left
+
+refused = refusal()
+needs_ring = pytest.mark.skipif(refused is not None, reason=f"io_uring: {refused}")
+DEADLINE = 30
+
+
+def held() -> dict[str, int]:
+    """The memory that the kernel shares with rings or holds for them: mappings of rings; KiB that are locked or pinned."""
+    status = Path("/proc/self/status").read_text()
+    sizes = dict(line.split(":", 1) for line in status.splitlines() if line.startswith(("VmLck:", "VmPin:")))
+    found = {name: int(size.split()[0]) for name, size in sizes.items()}
+    found["rings"] = Path("/proc/self/maps").read_text().count("[io_uring]")
+    return found
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Raises AssertionError when the block is left with descriptors, mappings of rings or locked memory more than before."""
+    gc.collect()
+    before = held()
+    with no_descriptors_left():
+        yield
+    assert held() == before
+
+
+def on_ring(program: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """The test `program`, run by a loop on io_uring; fails on any report of the loop, and if anything is left."""
+
+    @needs_ring
+    def test() -> None:
+        with nothing_left():
+            run(program)
+
+    test.__name__, test.__doc__ = program.__name__, program.__doc__
+    return test
+
+
+def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    seen: list[dict[str, Any]] = []
+    loop = noria.new_event_loop(driver="io_uring")
+    loop.set_exception_handler(lambda _, report: seen.append(report))
+    try:
+        loop.run_until_complete(asyncio.wait_for(program(), DEADLINE))
+    finally:
+        loop.close()
+        gc.collect()
+    assert not seen
+
+
+class Peer(asyncio.Protocol):
+    """Keeps what comes; `echo`: sends it back."""
+
+    echo = False
+
+    def __init__(self) -> None:
+        self.got = bytearray()
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+        if self.echo:
+            self.transport.write(data)
+
+    def connection_lost(self, _: BaseException | None) -> None:
+        self.closed = True
+
+
+class Echo(Peer):
+    echo = True
+
+
+async def pairs(count: int, kind: type[Peer] = Peer) -> tuple[asyncio.AbstractServer, list[Peer], list[Peer]]:
+    """A server with so many connections, and the protocols at both ends in the same order."""
+    loop = asyncio.get_running_loop()
+    near: list[Peer] = []
+    far: list[Peer] = []
+
+    def made() -> Peer:
+        far.append(kind())
+        return far[-1]
+
+    server = await loop.create_server(made, "127.0.0.1", 0, backlog=1024)
+    for _ in range(count):
+        _, protocol = await loop.create_connection(Peer, *server.sockets[0].getsockname())
+        near.append(protocol)
+        await until(lambda: len(far) == len(near))
+    return server, near, far
+
+
+async def end(server: asyncio.AbstractServer, *peers: Peer) -> None:
+    for peer in peers:
+        peer.transport.close()
+    server.close()
+    await until(lambda: all(peer.closed for peer in peers))
