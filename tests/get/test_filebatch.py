@@ -1,6 +1,7 @@
 """Small files in batches: right, whole, never over what is there unless told to, and each told its own error."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -64,16 +65,26 @@ def test_a_name_that_is_taken_fails_alone_and_stays(tmp_path: Path) -> None:
 
 def test_the_two_steps_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "x"
+    task = (os.fsencode(path) + b".part", os.fsencode(path), b"abc", False)
 
-    async def main(batch: FileBatch) -> None:
-        stamp = await batch.finish(str(path), [b"ab", b"c"])
-        assert os.listdir(tmp_path) == ["x.part"]
-        assert stamp.inode == os.stat(tmp_path / "x.part").st_ino
-        await batch.publish(str(path), overwrite=False)
+    ((error, size, inode, _),) = smallfiles.run([task], publish=False)
+    assert os.listdir(tmp_path) == ["x.part"]
+    assert (error, size, inode) == (0, 3, os.stat(tmp_path / "x.part").st_ino)
 
-    run(main)
+    assert smallfiles.run([task], write=False)[0][0] == 0
     assert os.listdir(tmp_path) == ["x"]
     assert path.read_bytes() == b"abc"
+
+
+def test_a_name_taken_between_the_two_steps_stays_with_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    task = (os.fsencode(path) + b".part", os.fsencode(path), b"ours", False)
+    assert smallfiles.run([task], publish=False)[0][0] == 0
+    path.write_bytes(b"theirs")
+
+    assert smallfiles.run([task], write=False)[0][0] == errno.EEXIST
+    assert os.listdir(tmp_path) == ["x"]
+    assert path.read_bytes() == b"theirs"
 
 
 def test_a_part_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -91,7 +102,8 @@ def test_a_part_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     "task",
     [
         (None, None, b"", False),
-        (b"a\0b", None, b"", False),
+        (b"a\0b", b"b", b"", False),
+        (b"a", b"b", None, False),
         (b"a", "b", b"", False),
         (b"a", b"b", 5, False),
         (b"a",),

@@ -3,6 +3,9 @@
 A hand-over to a thread and back costs more than the few system calls that make a small file. So those that become
 ready in one turn of the loop go in one batch, and while batches are under way the next one gathers; `smallfiles` does
 each without holding up the loop. No more than `_MOST_BATCHES` are under way, for disks that take long.
+
+With a journal a batch is recorded together as well: all parts are written, one commit says what they will be, all get
+their names, one commit says that they have them. So the journal's promises hold for each of the files.
 """
 
 import asyncio
@@ -10,69 +13,94 @@ import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
 from noria.get import smallfiles
+from noria.get.journal import Journal, Whole
 from noria.get.names import PART_ENDING
 from noria.get.store import Stamp
 
 _MOST_BATCHES = 4
 _ENOUGH = 8  # files that are worth a batch of their own while another is under way
 
-_Task = tuple[bytes, bytes | None, bytes | None, bool]
+_Task = tuple[bytes, bytes, bytes, bool]
+
+
+class Record(NamedTuple):
+    """What the journal is to know of a file: its row, and what the answer said."""
+
+    row: int
+    etag: str | None
+    modified: str | None
+
+
+class Receipt(Protocol):
+    """Has the future that tells what became of a file; it may be another one in the end than in the beginning."""
+
+    future: "asyncio.Future[Stamp]"
+
+
+class _Receipt:
+    __slots__ = ("future",)
+
+    def __init__(self, future: "asyncio.Future[Stamp]") -> None:
+        self.future = future
 
 
 class FileBatch:
-    """Writes whole files with the threads of `pool`, one call for each file or for each of its two steps.
+    """Writes whole files with the threads of `pool`, and records in `journal` those that come with a record.
 
-    Each awaitable raises OSError with what the file system answered, FileExistsError if the name is taken; then
-    nothing is left of the file. A cancelled waiter does not undo the file.
+    Each future gets the file's stamp or OSError with what the file system answered, FileExistsError if the name is
+    taken, JournalError; then nothing is left of the file. A cancelled waiter does not undo the file.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, journal: Journal | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._pool = pool
+        self._journal = journal
         self._tasks: list[_Task] = []
-        self._futures: list[asyncio.Future[Stamp]] = []
+        self._records: list[Record] = []
+        self._receipts: list[Receipt] = []
         self._batches = 0
         self._starting = False
 
     def whole(self, path: str, chunks: Sequence[bytes], *, overwrite: bool) -> "asyncio.Future[Stamp]":
-        """Make the file `path` of `chunks`."""
-        return self._add(path, path, _joined(chunks), overwrite)
+        """Make the file `path` of `chunks`, without a record."""
+        receipt = _Receipt(self._loop.create_future())
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self.add(path, data, receipt, overwrite=overwrite)
+        return receipt.future
 
-    def finish(self, path: str, chunks: Sequence[bytes]) -> "asyncio.Future[Stamp]":
-        """Make the part of `path`, of `chunks`, and leave it at that."""
-        return self._add(path, None, _joined(chunks), False)
-
-    def publish(self, path: str, *, overwrite: bool) -> "asyncio.Future[Stamp]":
-        """Give the finished part of `path` its name. The stamp has no meaning."""
-        return self._add(path, path, None, overwrite)
-
-    def _add(
-        self, path: str, name: str | None, data: bytes | None, overwrite: bool
-    ) -> "asyncio.Future[Stamp]":
-        self._tasks.append(
-            (os.fsencode(path + PART_ENDING), None if name is None else os.fsencode(name), data, overwrite)
-        )
-        future: asyncio.Future[Stamp] = self._loop.create_future()
-        self._futures.append(future)
+    def add(
+        self, path: str, data: bytes, receipt: Receipt, *, overwrite: bool, record: Record | None = None
+    ) -> None:
+        """Make the file `path` of `data`; the future of `receipt` tells. All files of a batch have a record or none."""
+        name = os.fsencode(path)
+        self._tasks.append((name + _PART, name, data, overwrite))
+        self._receipts.append(receipt)
+        if record is not None:
+            self._records.append(record)
         if not self._starting and (not self._batches or len(self._tasks) >= _ENOUGH):
             self._starting = True
             self._loop.call_soon(self._start)  # by then, the others of this turn are here
-        return future
 
     def _start(self) -> None:
         self._starting = False
         if not self._tasks or self._batches >= _MOST_BATCHES:
             return
         tasks, self._tasks = self._tasks, []
-        futures, self._futures = self._futures, []
+        receipts, self._receipts = self._receipts, []
         self._batches += 1
-        batch = self._pool.submit(smallfiles.run, tasks)
+        if self._records:
+            records, self._records = self._records, []
+            assert self._journal is not None
+            batch = self._pool.submit(_record_and_run, self._journal, tasks, records)
+        else:
+            batch = self._pool.submit(smallfiles.run, tasks)
 
         def report(batch: Future[list[tuple[int, int, int, float]]]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-                self._loop.call_soon_threadsafe(self._done, batch, tasks, futures)
+                self._loop.call_soon_threadsafe(self._done, batch, tasks, receipts)
 
         batch.add_done_callback(report)
 
@@ -80,24 +108,51 @@ class FileBatch:
         self,
         batch: Future[list[tuple[int, int, int, float]]],
         tasks: list[_Task],
-        futures: "list[asyncio.Future[Stamp]]",
+        receipts: list[Receipt],
     ) -> None:
         self._batches -= 1
         error = batch.exception()
         results = [None] * len(tasks) if error is not None else batch.result()
-        for task, future, result in zip(tasks, futures, results, strict=True):
+        for task, receipt, result in zip(tasks, receipts, results, strict=True):
+            future = receipt.future
             if future.done():
                 continue
             if result is None:
                 assert error is not None
                 future.set_exception(error)
             elif result[0]:
-                name = os.fsdecode(task[1] or task[0])
-                future.set_exception(OSError(result[0], os.strerror(result[0]), name))
+                future.set_exception(OSError(result[0], os.strerror(result[0]), os.fsdecode(task[1])))
             else:
                 future.set_result(Stamp(*result[1:]))
         self._start()
 
 
-def _joined(chunks: Sequence[bytes]) -> bytes:
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+_PART = PART_ENDING.encode()
+
+
+def _record_and_run(
+    journal: Journal, tasks: list[_Task], records: list[Record]
+) -> list[tuple[int, int, int, float]]:
+    """In a thread. Raises JournalError, and then leaves no parts."""
+    results = smallfiles.run(tasks, publish=False)
+    written = [number for number, result in enumerate(results) if not result[0]]
+    try:
+        wholes = []
+        for number in written:
+            record, (_, size, inode, _) = records[number], results[number]
+            wholes.append(Whole(record.row, size, inode, record.etag, record.modified))
+        journal.all_finishing(wholes)
+    except BaseException:
+        for number in written:
+            with contextlib.suppress(OSError):
+                os.unlink(tasks[number][0])
+        raise
+    published = smallfiles.run([tasks[number] for number in written], write=False)
+    named = []
+    for number, result in zip(written, published, strict=True):
+        if result[0]:
+            results[number] = result
+        else:
+            named.append(records[number].row)
+    journal.all_done(named)
+    return results

@@ -89,6 +89,17 @@ class Record(NamedTuple):
     kind: str | None = None
     segments: list[list[int]] | None = None
     time: float | None = None
+    is_new: bool = False  # made by this run
+
+
+class Whole(NamedTuple):
+    """A file that is whole and about to get its name; the first answer with status 200 brought it."""
+
+    row: int
+    size: int
+    inode: int
+    etag: str | None
+    modified: str | None
 
 
 @dataclass(frozen=True)
@@ -241,6 +252,25 @@ class Journal:
             checksum,
         )
 
+    def all_finishing(self, files: Sequence[Whole]) -> None:
+        """As `finishing` for each of `files`, with one commit."""
+        now = time.time()
+        query = (
+            f"UPDATE files SET time = ?, state = {FINISHING}, size = ?, inode = ?, etag = ?, modified = ?,"
+            " segments = NULL WHERE id = ?"
+        )
+        rows = [(now, file.size, file.inode, file.etag, file.modified, file.row) for file in files]
+        self._do(lambda: self._db.executemany(query, rows))
+
+    def all_done(self, rows: Sequence[int]) -> None:
+        """As `done` for files of which nothing but `all_finishing` has been recorded, with one commit."""
+        now = time.time()
+        query = (
+            f"UPDATE files SET time = ?, state = {DONE}, attempts = attempts + 1, status = 200, checksum = NULL,"
+            " error = NULL, kind = NULL WHERE id = ?"
+        )
+        self._do(lambda: self._db.executemany(query, [(now, row) for row in rows]))
+
     def adopt(self, row: int, size: int) -> None:
         """A file that is there is taken for done."""
         self._update(row, f"state = {DONE}, size = ?, error = NULL, kind = NULL, segments = NULL", size)
@@ -341,7 +371,7 @@ class Journal:
             (key, target.url, target.name, name, self._run, time.time(), *wants),
         )
         assert cursor.lastrowid is not None
-        return Record(cursor.lastrowid, target.url, name, PENDING)
+        return Record(cursor.lastrowid, target.url, name, PENDING, is_new=True)
 
     def _claim(self, name: str) -> str:
         claimed = name

@@ -15,7 +15,6 @@ What goes wrong is raised as `Failure`, a body cut off as `Truncated`.
 """
 
 import asyncio
-import math
 import re
 import socket
 import ssl as ssl_module
@@ -29,6 +28,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from noria.get.failures import Failure, Truncated, os_reason, printable
+from noria.get.wire import Connection, Watch
 
 if TYPE_CHECKING:
     import aiohttp
@@ -81,11 +81,11 @@ class LeanSession:
         self._session: aiohttp.ClientSession | None = None
         self._loop = asyncio.get_running_loop()
         self._connect_timeout = connect_timeout
-        self._last: tuple[dict[str, str], bytes] = ({}, _encoded({}))
+        self._last: tuple[dict[str, str], bytes] = ({}, encoded_fields({}))
         self._ssl = ssl
         self._family = family
-        self._origins: dict[tuple[str, str], _Origin | None] = {}
-        self._watch = _Watch(self._loop, first_byte_timeout, stall_timeout)
+        self._origins: dict[tuple[str, str], Origin | None] = {}
+        self._watch = Watch(self._loop, first_byte_timeout, stall_timeout)
 
     def get(self, url: URL, *, headers: Mapping[str, str] | None = None, **options: Any) -> "_Request":
         """An asynchronous context manager that gives the response to a GET of `url`, as aiohttp does.
@@ -122,11 +122,11 @@ class LeanSession:
 
     async def request(self, url: URL, headers: Mapping[str, str] | None, follow: bool) -> "LeanResponse":
         """The response to a GET of `url`. Raises Unsuited if it is one for aiohttp."""
-        origin = self._origin(url)
+        origin = self.origin(url)
         fields, encoded = self._last
         if headers != fields:  # most requests have the same
             fields = dict(headers or {})
-            self._last = fields, (encoded := _encoded(fields))
+            self._last = fields, (encoded := encoded_fields(fields))
         head = b"GET " + url.raw_path_qs.encode("ascii") + origin.tail + encoded
         connection = origin.idle_connection(self._loop.time())
         if connection is not None:
@@ -135,7 +135,7 @@ class LeanSession:
             except _Refused:  # the server closed it meanwhile, as it may
                 connection = None
         if connection is None:
-            connection = await self._connect(origin)
+            connection = await self.connect(origin)
             try:
                 response = await _answer(connection, head, url)
             except _Refused as refused:
@@ -144,14 +144,15 @@ class LeanSession:
                 else:
                     reason = "empty reply: the server closed the connection without answering"
                 raise Failure(reason, again=True, kind="connect") from None
-        if response.status in _REDIRECTS and (follow or "Set-Cookie" in response.headers):
+        if response.status in _REDIRECTS and follow:
             response.close()
-            if not follow:
-                origin.unsuited = True  # aiohttp remembers cookies
+            raise Unsuited
+        if response.to_be_followed_by_aiohttp():
             raise Unsuited
         return response
 
-    def _origin(self, url: URL) -> "_Origin":
+    def origin(self, url: URL) -> "Origin":
+        """The server that `url` is for. Raises Unsuited if it is one for aiohttp."""
         key = (url.scheme, url.raw_authority)
         try:
             origin = self._origins[key]
@@ -161,16 +162,17 @@ class LeanSession:
             raise Unsuited
         return origin
 
-    def _new_origin(self, url: URL) -> "_Origin | None":
+    def _new_origin(self, url: URL) -> "Origin | None":
         host, port, authority = url.raw_host, url.port, url.raw_authority
         if host is None or port is None or not _AUTHORITY.fullmatch(authority):  # credentials among others
             return None
         if url.is_default_port():
             authority = authority.removesuffix(f":{port}")
         tail = b" HTTP/1.1\r\nHost: " + authority.encode("ascii") + b"\r\n"
-        return _Origin(url.scheme == "https", host, port, tail)
+        return Origin(url.scheme == "https", host, port, tail)
 
-    async def _connect(self, origin: "_Origin") -> "_Connection":
+    async def connect(self, origin: "Origin") -> Connection:
+        """A new connection to `origin`. Raises Failure."""
         context = None
         if origin.tls:
             if self._ssl is None:
@@ -204,15 +206,15 @@ class LeanSession:
             late = limit.expired()
             raise Failure(reason, again=True, kind="timeout" if late else "connect", congested=late) from None
 
-    async def _open(self, origin: "_Origin", context: ssl_module.SSLContext | None) -> "_Connection":
+    async def _open(self, origin: "Origin", context: ssl_module.SSLContext | None) -> Connection:
         arguments: dict[str, Any] = {
             "ssl": context,
             "family": self._family,
             "server_hostname": origin.host if context is not None else None,
         }
 
-        def connection() -> _Connection:
-            return _Connection(origin, self._watch, self._loop)
+        def connection() -> Connection:
+            return Connection(origin, self._watch, self._loop)
 
         # Only where there may be several addresses: asyncio's own race of attempts can leave a socket open if it is
         # cancelled at the moment when one has connected.
@@ -238,10 +240,16 @@ def _is_address(host: str) -> bool:
     return False
 
 
-async def _answer(connection: "_Connection", head: bytes, url: URL) -> "LeanResponse":
+async def _answer(connection: Connection, head: bytes, url: URL) -> "LeanResponse":
     response = LeanResponse(connection, url)
+    begun = response.begun
+    assert begun is not None
+    if connection.lost:
+        response.fail(_Refused())
+    else:
+        connection.start(head, response)
     try:
-        return await connection.exchange(head, response)
+        return await begun
     except asyncio.CancelledError:
         response.close()
         raise
@@ -285,7 +293,7 @@ class _Request:
             await self._other.__aexit__(kind, error, trace)
 
 
-class _Origin:
+class Origin:
     """A server by scheme, name and port, with the connections to it."""
 
     def __init__(self, tls: bool, host: str, port: int, tail: bytes) -> None:
@@ -293,11 +301,11 @@ class _Origin:
         self.host = host
         self.port = port
         self.tail = tail  # of a request head, after the path
-        self.connections: set[_Connection] = set()
-        self.idle: list[_Connection] = []
+        self.connections: set[Connection] = set()
+        self.idle: list[Connection] = []
         self.unsuited = False
 
-    def idle_connection(self, now: float) -> "_Connection | None":
+    def idle_connection(self, now: float) -> Connection | None:
         """The one used last, if it is not too old."""
         while self.idle:
             connection = self.idle.pop()
@@ -307,65 +315,10 @@ class _Origin:
         return None
 
 
-class _Connection(asyncio.Protocol):
-    """A connection: its transport, and the response that is under way."""
-
-    def __init__(self, origin: _Origin, watch: "_Watch", loop: asyncio.AbstractEventLoop) -> None:
-        self.origin = origin
-        self.watch = watch
-        self.loop = loop
-        self.transport: asyncio.Transport
-        self.response: LeanResponse | None = None
-        self.used = False
-        self.lost = False
-        self.idle_since = 0.0
-
-    def exchange(self, head: bytes, response: "LeanResponse") -> "asyncio.Future[LeanResponse]":
-        """Send the request `head`; what is returned is done with `response` when the answer's head is there."""
-        begun = response.begun
-        assert begun is not None
-        if self.lost:
-            response.fail(_Refused())
-        else:
-            self.response = response
-            self.watch.add(response)
-            self.transport.write(head)
-        return begun
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.origin.connections.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self.response is None:
-            self.transport.abort()  # nobody asked
-        else:
-            self.response.feed(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.lost = True
-        self.origin.connections.discard(self)
-        if self in self.origin.idle:
-            self.origin.idle.remove(self)
-        if self.response is not None:
-            self.response.end(error)
-
-    def finished(self, reusable: bool) -> None:
-        """The response has ended; the next one may come here if this one is `reusable`."""
-        self.watch.discard(self.response)
-        self.response = None
-        if reusable and not self.lost:
-            self.idle_since = self.loop.time()
-            self.origin.idle.append(self)
-        else:
-            self.transport.abort()
-
-
 class LeanResponse:
     """A response, with the part of aiohttp's interface that a download uses."""
 
-    def __init__(self, connection: _Connection, url: URL) -> None:
+    def __init__(self, connection: Connection, url: URL) -> None:
         self.url = url
         self.status = 0
         self.reason: str | None = None
@@ -374,9 +327,11 @@ class LeanResponse:
         self.heard = 0.0  # loop time of the last byte, or of the request
         self.began = False  # a byte has come
         self.paused = False
-        self._connection: _Connection | None = connection
+        self._connection: Connection | None = connection
+        self._origin = connection.origin
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self.begun: asyncio.Future[LeanResponse] | None = connection.loop.create_future()
+        self.answer: asyncio.Future[LeanResponse] | None = None  # `begun`, for whom the response is given to
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._chunks: deque[bytes] = deque()
@@ -435,6 +390,14 @@ class LeanResponse:
         while data := await self.readany():
             parts.append(data)
         return b"".join(parts)
+
+    def to_be_followed_by_aiohttp(self) -> bool:
+        """Whether it is a redirect that aiohttp should have, which remembers cookies; then it is closed."""
+        if self.status not in _REDIRECTS or "Set-Cookie" not in self.headers:
+            return False
+        self._origin.unsuited = True
+        self.close()
+        return True
 
     def release(self) -> None:
         """Be done with the response: its connection serves others if the whole body has come, or is closed."""
@@ -622,70 +585,7 @@ class LeanResponse:
             self._waiter.set_result(None)
 
 
-class _Watch:
-    """Ends the responses that make no progress. One timer for all: it is set for the earliest moment at which one of
-    them can be late.
-    """
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, first_byte: float | None, stall: float | None
-    ) -> None:
-        self._loop = loop
-        self._first_byte = first_byte if first_byte is not None else stall
-        self._stall = stall
-        self._responses: dict[LeanResponse, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._when = math.inf
-
-    def add(self, response: LeanResponse) -> None:
-        """Watch `response`, whose request is being sent."""
-        response.heard = self._loop.time()
-        self._responses[response] = None
-        self._set(self._next_look(response))
-
-    def discard(self, response: LeanResponse | None) -> None:
-        """Watch it no more."""
-        if response is not None:
-            self._responses.pop(response, None)
-
-    def close(self) -> None:
-        """Stop."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _deadline(self, response: LeanResponse) -> float:
-        limit = self._stall if response.began else self._first_byte
-        return math.inf if limit is None or response.paused else response.heard + limit
-
-    def _next_look(self, response: LeanResponse) -> float:
-        # It may begin, or be read on, in the next moment, and then be late after a whole time of silence.
-        soonest = math.inf if self._stall is None else self._loop.time() + self._stall
-        return min(self._deadline(response), soonest)
-
-    def _set(self, when: float) -> None:
-        if when < self._when:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._when = when
-            self._timer = self._loop.call_at(when, self._look)
-
-    def _look(self) -> None:
-        self._timer, self._when = None, math.inf
-        now = self._loop.time()
-        earliest = math.inf
-        for response in list(self._responses):
-            deadline = self._deadline(response)
-            if deadline <= now:
-                limit = self._stall if response.began else self._first_byte
-                response.fail(
-                    Failure(f"stalled: no data for {limit:g} s", again=True, kind="timeout", congested=True)
-                )
-            else:
-                earliest = min(earliest, self._next_look(response))
-        self._set(earliest)
-
-
-def _encoded(headers: Mapping[str, str]) -> bytes:
+def encoded_fields(headers: Mapping[str, str]) -> bytes:
     """The rest of a head after its Host. Raises Unsuited for fields that are not a plain request's, ValueError for what
     would be more than one line.
     """

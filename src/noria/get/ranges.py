@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
+LONGEST_FIELD = 1024  # characters of an ETag or date that is kept
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 
 
@@ -100,6 +101,6 @@ def _moment(date: str) -> float:
 def _short(value: str | None) -> str | None:
     return (
         value
-        if value is not None and len(value) <= 1024 and value.isascii() and value.isprintable()
+        if value is not None and len(value) <= LONGEST_FIELD and value.isascii() and value.isprintable()
         else None
     )

@@ -8,7 +8,7 @@ part is what `partfile.PartFile` promises; this is its short form for content th
 from libc.errno cimport EEXIST, EINTR, EIO, errno
 from libc.stdlib cimport calloc, free
 from posix.stat cimport fstat, lstat, struct_stat
-from posix.unistd cimport close, link, unlink, write
+from posix.unistd cimport close, link, unlink, write as c_write
 
 cdef extern from "<fcntl.h>" nogil:
     int O_CLOEXEC, O_CREAT, O_NOFOLLOW, O_TRUNC, O_WRONLY
@@ -16,6 +16,22 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from "<stdio.h>" nogil:
     int rename(const char *old, const char *new)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    # By its number: not every C library has the function.
+    """
+    #include <fcntl.h>
+    #include <unistd.h>
+    static int noria_rename_to_free(const char *old, const char *new) {
+    #ifdef SYS_renameat2
+        return (int)syscall(SYS_renameat2, AT_FDCWD, old, AT_FDCWD, new, 1u /* RENAME_NOREPLACE */);
+    #else
+        errno = ENOSYS;
+        return -1;
+    #endif
+    }
+    """
+    int noria_rename_to_free(const char *old, const char *new)
 
 cdef extern from "<sys/stat.h>" nogil:
     # The nanoseconds, which posix.stat leaves out.
@@ -29,8 +45,8 @@ cdef extern from "<sys/stat.h>" nogil:
 
 cdef struct Task:
     const char *part
-    const char *path      # or NULL: no name yet
-    const char *data      # or NULL: written before
+    const char *path
+    const char *data
     Py_ssize_t size
     bint overwrite
     int error
@@ -39,13 +55,13 @@ cdef struct Task:
     double mtime
 
 
-def run(list tasks):
+def run(list tasks, bint write=True, bint publish=True):
     """Do `tasks`, in order: tuples (part, path, data, overwrite).
 
-    part, path: bytes, path None to leave the file without its name. data: bytes to make the part of, None if `part` is
-    finished. overwrite: whether `path` may be replaced. Returns a list of (error number or 0, size, inode, mtime); of a
-    task without data only the first. Where a task fails, its part is gone. Raises TypeError, before anything is done,
-    if a task is something else; MemoryError.
+    part, path: bytes. data: bytes to make the part of. overwrite: whether `path` may be replaced. write: make the
+    parts; publish: give them their names. Returns a list of (error number or 0, size, inode, mtime); if nothing is
+    written only the first has a meaning. Where a task fails, its part is gone. Raises TypeError, before anything is
+    done, if a task is something else; MemoryError.
     """
     cdef:
         Py_ssize_t count = len(tasks)
@@ -61,18 +77,16 @@ def run(list tasks):
     try:
         for i in range(count):
             part, path, data, overwrite = tasks[i]
-            if part is None or b"\0" in part or (path is not None and b"\0" in path):
-                raise TypeError("a path is missing or not one")
+            if part is None or path is None or data is None or b"\0" in part or b"\0" in path:
+                raise TypeError("a path or the data is missing, or is none")
             todo[i].part = <const char *>part
-            if path is not None:
-                todo[i].path = <const char *>path
-            if data is not None:
-                todo[i].data = <const char *>data
-                todo[i].size = len(data)
+            todo[i].path = <const char *>path
+            todo[i].data = <const char *>data
+            todo[i].size = len(data)
             todo[i].overwrite = overwrite
         with nogil:
             for i in range(count):
-                _do(&todo[i])
+                _do(&todo[i], write, publish)
         return [
             (todo[i].error, todo[i].length, todo[i].inode, todo[i].mtime) for i in range(count)
         ]
@@ -80,17 +94,17 @@ def run(list tasks):
         free(todo)
 
 
-cdef void _do(Task *task) noexcept nogil:
+cdef void _do(Task *task, bint write, bint publish) noexcept nogil:
     cdef struct_stat found
-    if task.data is not NULL:
+    if write:
         # Nothing is written for a name that is taken, nor is the part of somebody else touched.
-        if not task.overwrite and task.path is not NULL and lstat(task.path, &found) == 0:
+        if not task.overwrite and lstat(task.path, &found) == 0:
             task.error = EEXIST
             return
         task.error = _write(task)
         if task.error != 0:
             return
-    if task.path is not NULL:
+    if publish:
         task.error = _publish(task)
         if task.error != 0:
             unlink(task.part)
@@ -110,7 +124,7 @@ cdef int _write(Task *task) noexcept nogil:
         if errno != EINTR:
             return errno
     while done < task.size:
-        n = write(fd, task.data + done, task.size - done)
+        n = c_write(fd, task.data + done, task.size - done)
         if n > 0:
             done += n
         elif n == 0:
@@ -139,7 +153,11 @@ cdef int _publish(Task *task) noexcept nogil:
     cdef struct_stat found
     if task.overwrite:
         return 0 if rename(task.part, task.path) == 0 else errno
-    # Unlike rename, link never replaces what has meanwhile come into being.
+    if noria_rename_to_free(task.part, task.path) == 0:
+        return 0
+    if errno == EEXIST:
+        return EEXIST
+    # Not for this file system. Unlike rename, link never replaces what has meanwhile come into being.
     if link(task.part, task.path) == 0:
         unlink(task.part)
         return 0

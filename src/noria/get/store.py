@@ -87,6 +87,7 @@ class LocalStore:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = os.fspath(directory)
+        self._beginning = os.path.join(self.directory, "")  # of all paths; asked for with each file
 
     def prepare(self) -> None:
         """Make the directory and see that files can be made in it. Raises OSError."""
@@ -128,7 +129,7 @@ class LocalStore:
 
     def where(self, name: str) -> str:
         """The path."""
-        return os.path.join(self.directory, name)
+        return self._beginning + name
 
 
 def _stamp(path: str) -> Stamp | None:
