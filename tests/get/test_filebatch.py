@@ -18,7 +18,9 @@ from noria.get.filebatch import FileBatch
 def run(main: Callable[[FileBatch], Coroutine[Any, Any, None]]) -> None:
     async def with_pool() -> None:
         with ThreadPoolExecutor(2) as pool:
-            await main(FileBatch(pool))
+            batch = FileBatch(pool)
+            await main(batch)
+            batch.close()
 
     noria.run(with_pool())
 

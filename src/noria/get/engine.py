@@ -110,6 +110,8 @@ class Downloader:
             # A store of another kind, or one that was given, writes in its own way.
             local = type(self._store) is LocalStore
             self._batch = FileBatch(self._pool, self._journal) if local else None
+            if self._batch is not None:
+                stack.callback(self._batch.close)
             session: aiohttp.ClientSession | LeanSession | None = settings.session
             if session is None:
                 session = await stack.enter_async_context(make_session(settings))

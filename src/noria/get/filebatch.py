@@ -1,11 +1,11 @@
-"""Small files on their way to a directory, all that are ready together handed to a thread at once.
+"""Small files on their way to a directory, all that become ready in one turn of the loop handed to a thread at once.
 
-A hand-over to a thread and back costs more than the few system calls that make a small file. So those that become
-ready in one turn of the loop go in one batch, and while batches are under way the next one gathers; `smallfiles` does
-each without holding up the loop. No more than `_MOST_BATCHES` are under way, for disks that take long.
+A hand-over to a thread and back costs more than the few system calls that make a small file; `smallfiles` does those
+without holding up the loop.
 
-With a journal a batch is recorded together as well: all parts are written, one commit says what they will be, all get
-their names, one commit says that they have them. So the journal's promises hold for each of the files.
+With a journal a batch is recorded together as well, in a thread of the pool: all parts are written, one commit says what
+they will be, all get their names, one commit says that they have them. So the journal's promises hold for each of the
+files. While batches are under way the next one gathers; no more than `_MOST_BATCHES` are, for disks that take long.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from noria.get import smallfiles
 from noria.get.journal import Journal, Whole
@@ -48,7 +48,7 @@ class _Receipt:
 
 
 class FileBatch:
-    """Writes whole files with the threads of `pool`, and records in `journal` those that come with a record.
+    """Writes whole files in threads, and records in `journal` those that come with a record, in threads of `pool`.
 
     Each future gets the file's stamp or OSError with what the file system answered, FileExistsError if the name is
     taken, JournalError; then nothing is left of the file. A cancelled waiter does not undo the file.
@@ -58,11 +58,18 @@ class FileBatch:
         self._loop = asyncio.get_running_loop()
         self._pool = pool
         self._journal = journal
+        self._writer: smallfiles.Writer | None = None
         self._tasks: list[_Task] = []
         self._records: list[Record] = []
         self._receipts: list[Receipt] = []
         self._batches = 0
         self._starting = False
+
+    def close(self) -> None:
+        """Let the threads end. Nothing may be under way."""
+        if self._writer is not None:
+            self._loop.remove_reader(self._writer.fileno())
+            self._writer.close()
 
     def whole(self, path: str, chunks: Sequence[bytes], *, overwrite: bool) -> "asyncio.Future[Stamp]":
         """Make the file `path` of `chunks`, without a record."""
@@ -74,35 +81,46 @@ class FileBatch:
     def add(
         self, path: str, data: bytes, receipt: Receipt, *, overwrite: bool, record: Record | None = None
     ) -> None:
-        """Make the file `path` of `data`; the future of `receipt` tells. All files of a batch have a record or none."""
+        """Make the file `path` of `data`; the future of `receipt` tells."""
         name = os.fsencode(path)
-        self._tasks.append((name + _PART, name, data, overwrite))
-        self._receipts.append(receipt)
-        if record is not None:
+        if record is None:
+            if self._writer is None:
+                self._writer = smallfiles.Writer()
+                self._loop.add_reader(self._writer.fileno(), self._take)
+            self._writer.add(name + _PART, name, data, overwrite, receipt)
+        else:
+            self._tasks.append((name + _PART, name, data, overwrite))
+            self._receipts.append(receipt)
             self._records.append(record)
-        if not self._starting and (not self._batches or len(self._tasks) >= _ENOUGH):
+            if self._batches and len(self._tasks) < _ENOUGH:
+                return
+        if not self._starting:
             self._starting = True
             self._loop.call_soon(self._start)  # by then, the others of this turn are here
 
     def _start(self) -> None:
         self._starting = False
+        if self._writer is not None:
+            self._writer.start()
         if not self._tasks or self._batches >= _MOST_BATCHES:
             return
         tasks, self._tasks = self._tasks, []
         receipts, self._receipts = self._receipts, []
         self._batches += 1
-        if self._records:
-            records, self._records = self._records, []
-            assert self._journal is not None
-            batch = self._pool.submit(_record_and_run, self._journal, tasks, records)
-        else:
-            batch = self._pool.submit(smallfiles.run, tasks)
+        records, self._records = self._records, []
+        assert self._journal is not None
+        batch = self._pool.submit(_record_and_run, self._journal, tasks, records)
 
         def report(batch: Future[list[tuple[int, int, int, float]]]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
                 self._loop.call_soon_threadsafe(self._done, batch, tasks, receipts)
 
         batch.add_done_callback(report)
+
+    def _take(self) -> None:
+        assert self._writer is not None
+        for receipt, path, error, *stamp in self._writer.take():
+            _settle(receipt, path, error, stamp)
 
     def _done(
         self,
@@ -114,17 +132,23 @@ class FileBatch:
         error = batch.exception()
         results = [None] * len(tasks) if error is not None else batch.result()
         for task, receipt, result in zip(tasks, receipts, results, strict=True):
-            future = receipt.future
-            if future.done():
-                continue
             if result is None:
                 assert error is not None
-                future.set_exception(error)
-            elif result[0]:
-                future.set_exception(OSError(result[0], os.strerror(result[0]), os.fsdecode(task[1])))
+                if not receipt.future.done():
+                    receipt.future.set_exception(error)
             else:
-                future.set_result(Stamp(*result[1:]))
+                _settle(receipt, task[1], result[0], result[1:])
         self._start()
+
+
+def _settle(receipt: Receipt, path: bytes, error: int, stamp: Sequence[Any]) -> None:
+    future = receipt.future
+    if future.done():
+        return
+    if error:
+        future.set_exception(OSError(error, os.strerror(error), os.fsdecode(path)))
+    else:
+        future.set_result(Stamp(*stamp))
 
 
 _PART = PART_ENDING.encode()
@@ -149,10 +173,10 @@ def _record_and_run(
         raise
     published = smallfiles.run([tasks[number] for number in written], write=False)
     named = []
-    for number, result in zip(written, published, strict=True):
+    for number, whole, result in zip(written, wholes, published, strict=True):
         if result[0]:
             results[number] = result
         else:
-            named.append(records[number].row)
+            named.append(whole)
     journal.all_done(named)
     return results

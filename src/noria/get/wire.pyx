@@ -260,7 +260,15 @@ cdef class Exchange:
         self.data = None
         self.connection = None
         connection.finished(self.left == 0)  # else more came than was declared, and the next answer could be it
-        self.received(self)
+        self.tell(self.received, (self,))
+        return 0
+
+    cdef int tell(self, callback, tuple arguments) except -1:
+        try:
+            callback(*arguments)
+        except Exception as error:  # nobody else would end the wait
+            if not self.future.done():
+                self.future.set_exception(error)
         return 0
 
     cdef int end(self, error) except -1:
@@ -274,7 +282,7 @@ cdef class Exchange:
         self.connection = None
         connection.watch.discard(self)
         connection.exchange = None
-        self.otherwise(self, connection, data, lost, error)
+        self.tell(self.otherwise, (self, connection, data, lost, error))
         return 0
 
     cdef bint plain(self, bytes data) except -1:
