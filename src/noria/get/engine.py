@@ -109,7 +109,7 @@ class Downloader:
                 stack.push_async_callback(loop.run_in_executor, self._pool, journal.close)
             # A store of another kind, or one that was given, writes in its own way.
             local = type(self._store) is LocalStore
-            self._batch = FileBatch(self._pool, self._journal) if local else None
+            self._batch = FileBatch(self._journal) if local else None
             if self._batch is not None:
                 stack.callback(self._batch.close)
             session: aiohttp.ClientSession | LeanSession | None = settings.session

@@ -1,29 +1,27 @@
-"""Small files on their way to a directory, all that become ready in one turn of the loop handed to a thread at once.
+"""Small files on their way to a directory, all that become ready in one turn of the loop handed over at once.
 
 A hand-over to a thread and back costs more than the few system calls that make a small file; `smallfiles` does those
-without holding up the loop.
+without holding up the loop, and without the interpreter.
 
-With a journal a batch is recorded together as well, in a thread of the pool: all parts are written, one commit says what
-they will be, all get their names, one commit says that they have them. So the journal's promises hold for each of the
-files. While batches are under way the next one gathers; no more than `_MOST_BATCHES` are, for disks that take long.
+With a journal every file goes there twice: once its part is written, and once it has its name. Both records of all files
+that are so far go together, in one commit; while one is under way, the next gathers. No file gets its name before the
+first is committed, and nobody is told of it before the second, so the journal's promises hold for each of the files.
 """
 
 import asyncio
 import contextlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from concurrent.futures import Future
+from typing import NamedTuple, Protocol
 
-from noria.get import smallfiles
 from noria.get.journal import Journal, Whole
 from noria.get.names import PART_ENDING
+from noria.get.smallfiles import PUBLISH, REMOVE, WRITE, Writer
 from noria.get.store import Stamp
 
-_MOST_BATCHES = 4
-_ENOUGH = 8  # files that are worth a batch of their own while another is under way
-
-_Task = tuple[bytes, bytes, bytes, bool]
+_PART = PART_ENDING.encode()
+_ENOUGH = 16  # files that are worth a commit while others are being written
 
 
 class Record(NamedTuple):
@@ -47,23 +45,38 @@ class _Receipt:
         self.future = future
 
 
+class _Entry:
+    """A file with a record."""
+
+    __slots__ = ("overwrite", "path", "receipt", "record", "stamp", "whole")
+
+    def __init__(self, path: bytes, overwrite: bool, receipt: Receipt, record: Record) -> None:
+        self.path = path
+        self.overwrite = overwrite
+        self.receipt = receipt
+        self.record = record
+        self.stamp: Stamp
+        self.whole: Whole
+
+
 class FileBatch:
-    """Writes whole files in threads, and records in `journal` those that come with a record, in threads of `pool`.
+    """Writes whole files in threads, and records in `journal` those that come with a record.
 
     Each future gets the file's stamp or OSError with what the file system answered, FileExistsError if the name is
-    taken, JournalError; then nothing is left of the file. A cancelled waiter does not undo the file.
+    taken, JournalError; then nothing is left of the file, unless its record is all that is missing. A cancelled waiter
+    does not undo the file.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, journal: Journal | None = None) -> None:
+    def __init__(self, journal: Journal | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pool = pool
         self._journal = journal
-        self._writer: smallfiles.Writer | None = None
-        self._tasks: list[_Task] = []
-        self._records: list[Record] = []
-        self._receipts: list[Receipt] = []
-        self._batches = 0
+        self._writer: Writer | None = None
         self._starting = False
+        # Of files with records:
+        self._being_written = 0
+        self._written: list[_Entry] = []
+        self._named: list[_Entry] = []
+        self._recording = False
 
     def close(self) -> None:
         """Let the threads end. Nothing may be under way."""
@@ -81,102 +94,84 @@ class FileBatch:
     def add(
         self, path: str, data: bytes, receipt: Receipt, *, overwrite: bool, record: Record | None = None
     ) -> None:
-        """Make the file `path` of `data`; the future of `receipt` tells."""
+        """Make the file `path` of `data`; the future of `receipt` tells. Raises OSError if there are no threads."""
+        writer = self._writer
+        if writer is None:
+            writer = self._writer = Writer()
+            self._loop.add_reader(writer.fileno(), self._take)
         name = os.fsencode(path)
         if record is None:
-            if self._writer is None:
-                self._writer = smallfiles.Writer()
-                self._loop.add_reader(self._writer.fileno(), self._take)
-            self._writer.add(name + _PART, name, data, overwrite, receipt)
+            writer.add(name + _PART, name, data, overwrite, WRITE | PUBLISH, receipt)
         else:
-            self._tasks.append((name + _PART, name, data, overwrite))
-            self._receipts.append(receipt)
-            self._records.append(record)
-            if self._batches and len(self._tasks) < _ENOUGH:
-                return
+            writer.add(name + _PART, name, data, overwrite, WRITE, _Entry(name, overwrite, receipt, record))
+            self._being_written += 1
         if not self._starting:
             self._starting = True
             self._loop.call_soon(self._start)  # by then, the others of this turn are here
 
     def _start(self) -> None:
         self._starting = False
-        if self._writer is not None:
-            self._writer.start()
-        if not self._tasks or self._batches >= _MOST_BATCHES:
-            return
-        tasks, self._tasks = self._tasks, []
-        receipts, self._receipts = self._receipts, []
-        self._batches += 1
-        records, self._records = self._records, []
-        assert self._journal is not None
-        batch = self._pool.submit(_record_and_run, self._journal, tasks, records)
-
-        def report(batch: Future[list[tuple[int, int, int, float]]]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-                self._loop.call_soon_threadsafe(self._done, batch, tasks, receipts)
-
-        batch.add_done_callback(report)
+        assert self._writer is not None
+        self._writer.start()
 
     def _take(self) -> None:
+        """Something is done."""
         assert self._writer is not None
-        for receipt, path, error, *stamp in self._writer.take():
-            _settle(receipt, path, error, stamp)
+        for owner, path, steps, error, *stamp in self._writer.take():
+            if steps == WRITE:
+                self._being_written -= 1
+            if error:
+                receipt = owner.receipt if isinstance(owner, _Entry) else owner
+                _fail(receipt, OSError(error, os.strerror(error), os.fsdecode(path)))
+            elif steps == WRITE:
+                owner.stamp = Stamp(*stamp)
+                owner.whole = Whole(owner.record.row, *stamp[:2], owner.record.etag, owner.record.modified)
+                self._written.append(owner)
+            elif steps == PUBLISH:
+                self._named.append(owner)
+            elif steps != REMOVE:
+                _succeed(owner, Stamp(*stamp))
+        self._record()
 
-    def _done(
-        self,
-        batch: Future[list[tuple[int, int, int, float]]],
-        tasks: list[_Task],
-        receipts: list[Receipt],
-    ) -> None:
-        self._batches -= 1
-        error = batch.exception()
-        results = [None] * len(tasks) if error is not None else batch.result()
-        for task, receipt, result in zip(tasks, receipts, results, strict=True):
-            if result is None:
-                assert error is not None
-                if not receipt.future.done():
-                    receipt.future.set_exception(error)
+    def _record(self) -> None:
+        """Have recorded what there is to record, unless that is under way or will soon be more."""
+        gathered = len(self._written) + len(self._named)
+        if self._recording or not gathered or (self._being_written and gathered < _ENOUGH):
+            return
+        written, self._written = self._written, []
+        named, self._named = self._named, []
+        self._recording = True
+        assert self._journal is not None
+        recording = self._journal.record([e.whole for e in written], [e.whole for e in named])
+
+        def tell(recording: Future[None]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+                self._loop.call_soon_threadsafe(self._recorded, recording.exception(), written, named)
+
+        recording.add_done_callback(tell)
+
+    def _recorded(self, error: BaseException | None, written: list[_Entry], named: list[_Entry]) -> None:
+        self._recording = False
+        assert self._writer is not None
+        for entry in written:
+            step = PUBLISH if error is None else REMOVE
+            self._writer.add(entry.path + _PART, entry.path, b"", entry.overwrite, step, entry)
+            if error is not None:
+                _fail(entry.receipt, error)
+        self._writer.start()
+        for entry in named:
+            if error is None:
+                _succeed(entry.receipt, entry.stamp)
             else:
-                _settle(receipt, task[1], result[0], result[1:])
-        self._start()
+                _fail(entry.receipt, error)
+        self._record()
 
 
-def _settle(receipt: Receipt, path: bytes, error: int, stamp: Sequence[Any]) -> None:
-    future = receipt.future
-    if future.done():
-        return
-    if error:
-        future.set_exception(OSError(error, os.strerror(error), os.fsdecode(path)))
-    else:
-        future.set_result(Stamp(*stamp))
+def _succeed(receipt: Receipt, stamp: Stamp) -> None:
+    if not receipt.future.done():
+        receipt.future.set_result(stamp)
 
 
-_PART = PART_ENDING.encode()
-
-
-def _record_and_run(
-    journal: Journal, tasks: list[_Task], records: list[Record]
-) -> list[tuple[int, int, int, float]]:
-    """In a thread. Raises JournalError, and then leaves no parts."""
-    results = smallfiles.run(tasks, publish=False)
-    written = [number for number, result in enumerate(results) if not result[0]]
-    try:
-        wholes = []
-        for number in written:
-            record, (_, size, inode, _) = records[number], results[number]
-            wholes.append(Whole(record.row, size, inode, record.etag, record.modified))
-        journal.all_finishing(wholes)
-    except BaseException:
-        for number in written:
-            with contextlib.suppress(OSError):
-                os.unlink(tasks[number][0])
-        raise
-    published = smallfiles.run([tasks[number] for number in written], write=False)
-    named = []
-    for number, whole, result in zip(written, wholes, published, strict=True):
-        if result[0]:
-            results[number] = result
-        else:
-            named.append(whole)
-    journal.all_done(named)
-    return results
+def _fail(receipt: Receipt, error: BaseException) -> None:
+    if not receipt.future.done():
+        receipt.future.set_exception(error)

@@ -254,38 +254,34 @@ class Journal:
             checksum,
         )
 
-    def all_finishing(self, files: Sequence[Whole]) -> None:
-        """As `finishing` for each of `files`, whose rows are as `register` made them, with one commit."""
+    def record(self, finishing: Sequence[Whole], done: Sequence[Whole]) -> Future[None]:
+        """As `finishing` and `done` for many files, with one commit, and without waiting for it: the future tells,
+        with JournalError if it failed. The rows of `finishing` must be as `register` made them; of `done`, this must
+        be the only other record.
+        """
         now = time.time()
-        query = (
-            f"UPDATE files SET time = ?, state = {FINISHING}, size = ?, inode = ?, etag = ?, modified = ?,"
-            " segments = NULL WHERE id = ?"
-        )
-        rows = [(now, file.size, file.inode, file.etag, file.modified, file.row) for file in files]
-        size = sum(file.size for file in files)
 
         def change() -> None:
-            self._db.executemany(query, rows)
-            self._count(PENDING, "", -len(rows), 0)
-            self._count(FINISHING, "", len(rows), size)
+            self._db.executemany(
+                f"UPDATE files SET time = ?, state = {FINISHING}, size = ?, inode = ?, etag = ?, modified = ?"
+                " WHERE id = ?",
+                [(now, file.size, file.inode, file.etag, file.modified, file.row) for file in finishing],
+            )
+            self._db.executemany(
+                f"UPDATE files SET time = ?, state = {DONE}, attempts = attempts + 1, status = 200 WHERE id = ?",
+                [(now, file.row) for file in done],
+            )
+            size, done_size = (sum(file.size for file in files) for files in (finishing, done))
+            self._count(PENDING, "", -len(finishing), 0)
+            self._count(FINISHING, "", len(finishing) - len(done), size - done_size)
+            self._count(DONE, "", len(done), done_size)
 
-        self._do(change)
-
-    def all_done(self, files: Sequence[Whole]) -> None:
-        """As `done` for `files` of which only `all_finishing` has been recorded, with one commit."""
-        now = time.time()
-        size = sum(file.size for file in files)
-        query = (
-            f"UPDATE files SET time = ?, state = {DONE}, attempts = attempts + 1, status = 200, checksum = NULL,"
-            " error = NULL, kind = NULL WHERE id = ?"
-        )
-
-        def change() -> None:
-            self._db.executemany(query, [(now, file.row) for file in files])
-            self._count(FINISHING, "", -len(files), -size)
-            self._count(DONE, "", len(files), size)
-
-        self._do(change)
+        future: Future[None] = Future()
+        if self._closed:
+            future.set_exception(JournalError(f"the journal {self.path} is closed"))
+        else:
+            self._jobs.put((change, future))
+        return future
 
     def adopt(self, row: int, size: int) -> None:
         """A file that is there is taken for done."""
@@ -512,6 +508,8 @@ class Journal:
         except BaseException as error:  # a full disk, for one: nobody may think that his change was kept
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                error = self._error(error)
             for _, future in batch:
                 future.set_exception(error)
         else:

@@ -1,10 +1,8 @@
-"""Many small files at once: each written as a part and given its name, without the interpreter between the calls.
+"""Many small files: each written as a part and given its name, in threads without the interpreter.
 
-`Writer` has threads of its own that never ask for the interpreter's lock: they take tasks from one list and put them
-into another, and a descriptor tells the loop of it. `run` is for a thread of Python's, and holds the lock only to take
-the tasks apart and to put the answers together: a thread that asks for it after each of five system calls a file waits
-for the event loop each time. What is promised of a part is what `partfile.PartFile` promises; this is its short form
-for content that is all there.
+The threads never ask for its lock: they take tasks from one list and put them into another, and a descriptor tells the
+loop of it. A thread that asks for the lock after each of five system calls a file would wait for the loop each time.
+What is promised of a part is what `partfile.PartFile` promises; this is its short form for content that is all there.
 """
 
 import os
@@ -71,12 +69,19 @@ cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd_write(int fd, unsigned long value)
 
 
+cdef enum:
+    C_WRITE = 1
+    C_PUBLISH = 2
+    C_REMOVE = 4
+
+
 cdef struct Task:
     const char *part
     const char *path
     const char *data
     Py_ssize_t size
     bint overwrite
+    int steps
     Task *next
     PyObject *owner       # what keeps the bytes alive and is given back with the answer
     int error
@@ -85,48 +90,9 @@ cdef struct Task:
     double mtime
 
 
-def run(list tasks, bint write=True, bint publish=True):
-    """Do `tasks`, in order: tuples (part, path, data, overwrite).
-
-    part, path: bytes. data: bytes to make the part of. overwrite: whether `path` may be replaced. write: make the
-    parts; publish: give them their names. Returns a list of (error number or 0, size, inode, mtime); if nothing is
-    written only the first has a meaning. Where a task fails, its part is gone. Raises TypeError, before anything is
-    done, if a task is something else; MemoryError.
-    """
-    cdef:
-        Py_ssize_t count = len(tasks)
-        Py_ssize_t i
-        bytes part, path, data
-        Task *todo
-    if not count:
-        return []
-    tasks = list(tasks)  # what the pointers point into lives as long as this
-    todo = <Task *>calloc(count, sizeof(Task))
-    if todo is NULL:
-        raise MemoryError
-    try:
-        for i in range(count):
-            part, path, data, overwrite = tasks[i]
-            if part is None or path is None or data is None or b"\0" in part or b"\0" in path:
-                raise TypeError("a path or the data is missing, or is none")
-            todo[i].part = <const char *>part
-            todo[i].path = <const char *>path
-            todo[i].data = <const char *>data
-            todo[i].size = len(data)
-            todo[i].overwrite = overwrite
-        with nogil:
-            for i in range(count):
-                _do(&todo[i], write, publish)
-        return [
-            (todo[i].error, todo[i].length, todo[i].inode, todo[i].mtime) for i in range(count)
-        ]
-    finally:
-        free(todo)
-
-
-cdef void _do(Task *task, bint write, bint publish) noexcept nogil:
+cdef void _do(Task *task) noexcept nogil:
     cdef struct_stat found
-    if write:
+    if task.steps & C_WRITE:
         # Nothing is written for a name that is taken, nor is the part of somebody else touched.
         if not task.overwrite and lstat(task.path, &found) == 0:
             task.error = EEXIST
@@ -134,10 +100,12 @@ cdef void _do(Task *task, bint write, bint publish) noexcept nogil:
         task.error = _write(task)
         if task.error != 0:
             return
-    if publish:
+    if task.steps & C_PUBLISH:
         task.error = _publish(task)
         if task.error != 0:
             unlink(task.part)
+    if task.steps & C_REMOVE:
+        unlink(task.part)
 
 
 cdef int _write(Task *task) noexcept nogil:
@@ -199,6 +167,8 @@ cdef int _publish(Task *task) noexcept nogil:
     return 0 if rename(task.part, task.path) == 0 else errno
 
 
+WRITE, PUBLISH, REMOVE = C_WRITE, C_PUBLISH, C_REMOVE
+
 cdef enum:
     MOST_THREADS = 4      # for disks that take long
     WORTH_A_THREAD = 32   # tasks that wait
@@ -250,9 +220,10 @@ cdef class Writer:
         """The descriptor."""
         return self.fd
 
-    def add(self, bytes part not None, bytes path not None, bytes data not None, bint overwrite, receipt):
-        """Let the file `path` be made of `data` by way of `part`, after the next `start`. `take` gives `receipt` back.
-        Raises ValueError for a path with a zero byte, MemoryError.
+    def add(self, bytes part not None, bytes path not None, bytes data not None, bint overwrite, int steps, receipt):
+        """After the next `start`, do some `steps` to the file `path`: WRITE its `part` of `data`, PUBLISH it by its
+        name, which must be free unless `overwrite`, or REMOVE the part. If one fails, the part is gone. `take` gives
+        `receipt` back. Raises TypeError for what are no bytes, ValueError for a path with a zero byte, MemoryError.
         """
         cdef Task *task
         if b"\0" in part or b"\0" in path:
@@ -266,6 +237,7 @@ cdef class Writer:
         task.data = <const char *>data
         task.size = len(data)
         task.overwrite = overwrite
+        task.steps = steps
         Py_INCREF(owner)
         task.owner = <PyObject *>owner
         if self.fresh is NULL:
@@ -304,7 +276,9 @@ cdef class Writer:
                 self.threads.append(thread)
 
     def take(self):
-        """What has been done since the last call: a list of (receipt, path, error number or 0, size, inode, mtime)."""
+        """What has been done since the last call: a list of (receipt, path, steps, error number or 0, size, inode,
+        mtime), of which the last three are of files that were written.
+        """
         cdef Task *task
         cdef Task *next
         cdef unsigned long value
@@ -317,7 +291,9 @@ cdef class Writer:
         while task is not NULL:
             next = task.next
             owner = <tuple>task.owner
-            results.append((owner[3], owner[1], task.error, task.length, task.inode, task.mtime))
+            results.append(
+                (owner[3], owner[1], task.steps, task.error, task.length, task.inode, task.mtime)
+            )
             Py_DECREF(owner)
             free(task)
             task = next
@@ -347,7 +323,7 @@ cdef class Writer:
                 self.waiting -= 1
                 pthread_mutex_unlock(&self.mutex)
                 task.next = NULL
-                _do(task, True, True)
+                _do(task)
                 pthread_mutex_lock(&self.mutex)
                 if self.done is NULL:
                     self.done = task
