@@ -9,20 +9,21 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from yarl import URL
-
 from noria.get import decoding, redirects
 from noria.get.credentials import Credentials
 from noria.get.failures import Failure
 from noria.get.journal import SECRET_HEADERS
-from noria.get.lean import LeanResponse, LeanSession, Unsuited
+from noria.get.lean import LeanSession, Unsuited
 from noria.get.options import Settings
 from noria.get.results import Transfer
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
 
-Response: TypeAlias = Union["aiohttp.ClientResponse", LeanResponse]
+    from noria.get.response import LeanResponse
+
+Response: TypeAlias = Union["aiohttp.ClientResponse", "LeanResponse"]
 
 SHORT_BODY = 64 * 1024  # of an error page that is read to keep its connection
 
@@ -74,11 +75,11 @@ class Client:
     @contextlib.asynccontextmanager
     async def get(
         self,
-        url: URL,
+        url: "URL",
         transfer: Transfer,
         own: Mapping[str, str] | None,
         extra: Mapping[str, str],
-        given: LeanResponse | Exception | None = None,
+        given: "LeanResponse | Exception | None" = None,
     ) -> AsyncGenerator[Response, None]:
         """The answer to a GET of `url`, after redirects. own: headers that belong to the target, extra: those of
         this request, such as Range. given: what the first request has brought, if it was made already. Raises Failure
@@ -119,7 +120,7 @@ class Client:
         """The headers of all requests that have none of their own; None if they depend on where these go."""
         return self._headers if self._credentials.are_none else None
 
-    async def _taken(self, given: LeanResponse | Exception, transfer: Transfer) -> LeanResponse | None:
+    async def _taken(self, given: "LeanResponse | Exception", transfer: Transfer) -> "LeanResponse | None":
         """The response `given`; None if it is one for aiohttp. Raises Failure."""
         if isinstance(given, Exception):
             raise given
@@ -139,7 +140,7 @@ class Client:
         transfer.status = response.status
         return response
 
-    async def _ask(self, url: URL, headers: dict[str, str], transfer: Transfer) -> Response:
+    async def _ask(self, url: "URL", headers: dict[str, str], transfer: Transfer) -> Response:
         options: dict[str, Any] = {}
         if (proxy := self._credentials.proxy(url)) is not None:
             options["proxy"] = proxy

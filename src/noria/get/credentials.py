@@ -6,13 +6,13 @@ import base64
 import os
 from typing import TYPE_CHECKING
 
-from yarl import URL
-
 from noria.get.options import Settings
 
 if TYPE_CHECKING:  # the modules that few runs need are imported where they are
     import netrc as netrc_module
     from http.cookiejar import MozillaCookieJar
+
+    from yarl import URL
 
 
 class Credentials:
@@ -52,7 +52,7 @@ class Credentials:
         """Whether no request has any, save by its URL, and none goes through a proxy."""
         return not (self._fixed or self._netrc or self._cookies is not None or self._proxy or self._proxies)
 
-    def authorization(self, url: URL) -> str | None:
+    def authorization(self, url: "URL") -> str | None:
         """The Authorization header for the first request, to `url`: the URL's own user goes first."""
         if url.user is not None:
             return _basic(url.user, url.password or "")
@@ -62,7 +62,7 @@ class Credentials:
             return _basic(entry[0], entry[2] or "")
         return None
 
-    def cookies(self, url: URL) -> str | None:
+    def cookies(self, url: "URL") -> str | None:
         """The Cookie header for `url`, by the rules of the file."""
         if self._cookies is None:
             return None
@@ -72,8 +72,12 @@ class Credentials:
         self._cookies.add_cookie_header(request)
         return request.get_header("Cookie")
 
-    def proxy(self, url: URL) -> URL | None:
+    def proxy(self, url: "URL") -> "URL | None":
         """The proxy for requests to `url`; None for none."""
+        if not self._proxy and not self._proxies:
+            return None
+        from yarl import URL
+
         if self._proxy is not None:
             return URL(self._proxy) if self._proxy else None
         if not self._proxies:

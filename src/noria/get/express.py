@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from noria.get.failures import Failure, os_reason, parse_url
+from noria.get.failures import Failure, os_reason
 from noria.get.filebatch import FileBatch, Record
-from noria.get.lean import LeanResponse, LeanSession, Origin, Unsuited, encoded_fields
+from noria.get.lean import LeanSession, Origin, encoded_fields
 from noria.get.ranges import LONGEST_FIELD, validator
 from noria.get.store import Stamp
 from noria.get.wire import Connection, Exchange
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _PLAIN_PATH = re.compile(
     r"(?:/[A-Za-z0-9_~][A-Za-z0-9._~-]*)*/([A-Za-z0-9_][A-Za-z0-9._-]{0,199})(?:\?[A-Za-z0-9._~&=-]+)?"
 )
+# Schemes and authorities likewise; numbers and names alike, for whoever looks them up.
+_PLAIN_BEGINNING = re.compile(r"(https?)://([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::([1-9][0-9]{0,4}))?")
 _LONGEST = 2000
 _MOST_SERVERS = 1000  # remembered
 
@@ -87,13 +89,15 @@ class Express:
 
     def _new_address(self, beginning: str) -> Address | None:
         address = None
-        try:
-            url = parse_url(beginning + "/")
-            if str(url) == beginning + "/" and beginning.startswith("http"):
-                origin = self._session.origin(url)
-                address = Address(f"{url.host}:{url.port}", origin, origin.tail + self._fields)
-        except (Failure, Unsuited):
-            pass
+        match = _PLAIN_BEGINNING.fullmatch(beginning)
+        if match is not None and "xn--" not in beginning:
+            scheme, host, digits = match.groups()
+            default = 443 if scheme == "https" else 80
+            port = int(digits or default)
+            if port < 65536 and (digits is None or port != default):
+                authority = beginning.removeprefix(f"{scheme}://")
+                origin = self._session.origin_at(scheme, host, port, authority)
+                address = Address(f"{host}:{port}", origin, origin.tail + self._fields)
         if len(self._addresses) >= _MOST_SERVERS:
             self._addresses.clear()
         self._addresses[beginning] = address
@@ -175,6 +179,8 @@ class Express:
     ) -> None:
         job, _, used = exchange.subject
         if data:
+            from noria.get.response import LeanResponse
+
             job.given = response = LeanResponse(connection, job.parsed())
             response.answer = response.begun
             connection.start(None, response)
@@ -206,7 +212,7 @@ class Express:
                 exchange.future = self._loop.create_future()
                 await asyncio.wait([exchange.future])
                 exchange.future.exception()
-        elif isinstance(job.given, LeanResponse):
+        elif job.given is not None and not isinstance(job.given, Exception):
             job.given.close()
             if (answer := job.given.answer) is not None and answer.done():
                 answer.exception()  # it has been seen

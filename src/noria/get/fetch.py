@@ -12,10 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from email.utils import formatdate, parsedate_to_datetime
-from typing import TypeVar
-
-from yarl import URL
+from typing import TYPE_CHECKING, TypeVar
 
 from noria.get import failures, journal as journals, ranges
 from noria.get.client import Client, Response, read_short_body
@@ -26,7 +23,6 @@ from noria.get.failures import Failure
 from noria.get.filebatch import FileBatch
 from noria.get.hosts import Window
 from noria.get.journal import Journal, JournalError, Record
-from noria.get.lean import LeanResponse
 from noria.get.names import is_form_of, name_from_header
 from noria.get.options import Settings
 from noria.get.ranges import ContentRange, Validator
@@ -36,6 +32,11 @@ from noria.get.retry import RETRY_STATUSES, RetryPolicy, parse_retry_after
 from noria.get.sink import Sink
 from noria.get.store import Part, Stamp, Store
 from noria.get.target import Target
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+    from noria.get.response import LeanResponse
 
 _MIB = 1024 * 1024
 _LARGE = 32 * _MIB  # from here on a file is worth several connections by itself
@@ -59,7 +60,7 @@ class Job:
 
     target: Target
     host: str = ""
-    url: URL | None = None
+    url: "URL | None" = None
     wanted: str = ""
     name: str = ""
     failure: Failure | None = None
@@ -72,9 +73,9 @@ class Job:
     last_etag: str | None = None
     address: Address | None = None
     path: str = ""
-    given: LeanResponse | Exception | None = None
+    given: "LeanResponse | Exception | None" = None
 
-    def parsed(self) -> URL:
+    def parsed(self) -> "URL":
         """The URL."""
         if self.url is None:
             self.url = failures.parse_url(self.target.url)
@@ -396,6 +397,8 @@ class Fetcher:
         stamp = await self._blocking(lambda: self.store.stamp(job.name))
         if stamp is None:
             return {}
+        from email.utils import formatdate
+
         row = job.row
         if row is not None and row.state == journals.DONE and row.size == stamp.size:
             if row.etag is not None:
@@ -793,6 +796,8 @@ def _beside(transfer: Transfer) -> Transfer:
 def _timestamp(modified: str | None) -> float | None:
     if modified is None:
         return None
+    from email.utils import parsedate_to_datetime
+
     try:
         return parsedate_to_datetime(modified).timestamp()
     except (ValueError, OverflowError):

@@ -3,9 +3,9 @@
 A hand-over to a thread and back costs more than the few system calls that make a small file; `smallfiles` does those
 without holding up the loop, and without the interpreter.
 
-With a journal every file goes there twice: once its part is written, and once it has its name. Both records of all files
-that are so far go together, in one commit; while one is under way, the next gathers. No file gets its name before the
-first is committed, and nobody is told of it before the second, so the journal's promises hold for each of the files.
+With a journal every file is recorded twice, once its part is written and once it has its name, and all records that
+have come together go with one commit; while one is under way, the next gathers. No file gets its name before the first
+is committed, and nobody is told of it before the second, so the journal's promises hold for each of the files.
 """
 
 import asyncio
@@ -117,20 +117,21 @@ class FileBatch:
     def _take(self) -> None:
         """Something is done."""
         assert self._writer is not None
-        for owner, path, steps, error, *stamp in self._writer.take():
+        for owner, path, steps, error, size, inode, mtime in self._writer.take():
             if steps == WRITE:
                 self._being_written -= 1
             if error:
                 receipt = owner.receipt if isinstance(owner, _Entry) else owner
                 _fail(receipt, OSError(error, os.strerror(error), os.fsdecode(path)))
             elif steps == WRITE:
-                owner.stamp = Stamp(*stamp)
-                owner.whole = Whole(owner.record.row, *stamp[:2], owner.record.etag, owner.record.modified)
+                record = owner.record
+                owner.stamp = Stamp(size, inode, mtime)
+                owner.whole = Whole(record.row, size, inode, record.etag, record.modified)
                 self._written.append(owner)
             elif steps == PUBLISH:
                 self._named.append(owner)
             elif steps != REMOVE:
-                _succeed(owner, Stamp(*stamp))
+                _succeed(owner, Stamp(size, inode, mtime))
         self._record()
 
     def _record(self) -> None:

@@ -1,15 +1,12 @@
-"""The short way for a plain GET: a pool of connections over asyncio's protocols, and httptools' parser for heads.
+"""The short way for a plain GET: a pool of connections over asyncio's protocols. `response` has the parser.
 
 `LeanSession.get` is used as `aiohttp.ClientSession.get` is, and what it does not know goes there, to a session made
 when it is first needed: redirects to be followed, answers with cookies to remember, credentials in URLs, servers whose
 answers the strict parser refuses. Where nothing needs it, aiohttp is not even imported. The reason is measured: of the
 time that 5,000 small files take, aiohttp alone needs more than curl needs for all of it (docs/get-compared.md).
 
-Strict about where a body ends (RFC 9112, section 6.3): a length and a transfer coding at once, two lengths, codings
-other than chunked and chunked in HTTP/1.0 are refused; a head is bounded, and so is what a chunked body may carry
-besides its data; a connection on which anything comes unasked is never used again. One request at a time on a
-connection. If a server closes a connection that it kept alive just when it is used again, the request is made once
-more on a new one.
+A connection on which anything comes unasked is never used again. One request at a time on a connection. If a server
+closes a connection that it kept alive just when it is used again, the request is made once more on a new one.
 
 What goes wrong is raised as `Failure`, a body cut off as `Truncated`.
 """
@@ -18,29 +15,25 @@ import asyncio
 import re
 import socket
 import ssl as ssl_module
-from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-from multidict import CIMultiDict
-from yarl import URL
-
-from noria.get.failures import Failure, Truncated, os_reason, printable
+from noria.get.failures import Failure, os_reason, printable
+from noria.get.redirects import STATUSES
 from noria.get.wire import Connection, Watch
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
 
-_MOST_HEAD = 64 * 1024  # bytes of a head, and of chunk sizes, extensions and trailers beside a body
-_OVERHEAD = 16  # bytes beside each byte of a chunked body; a body sent byte by byte has five
-_MOST_BUFFERED = 256 * 1024  # bytes that wait to be read before the server is made to wait
+    from noria.get.response import LeanResponse
+
 _MOST_IDLE = 15.0  # seconds; aiohttp's figure, and less than what servers keep
+_PORTS = {"http": 80, "https": 443}
 _NOT_PLAIN = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "expect", "te", "upgrade"}
 )
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AUTHORITY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 _UNFIT_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
 _FIT_AS_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -50,7 +43,7 @@ class Unsuited(Exception):
     """This request is one for aiohttp."""
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The connection ended without a byte of an answer, in an orderly way or with `error`."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -84,10 +77,10 @@ class LeanSession:
         self._last: tuple[dict[str, str], bytes] = ({}, encoded_fields({}))
         self._ssl = ssl
         self._family = family
-        self._origins: dict[tuple[str, str], Origin | None] = {}
+        self._origins: dict[tuple[str, str], Origin] = {}
         self._watch = Watch(self._loop, first_byte_timeout, stall_timeout)
 
-    def get(self, url: URL, *, headers: Mapping[str, str] | None = None, **options: Any) -> "_Request":
+    def get(self, url: "URL", *, headers: Mapping[str, str] | None = None, **options: Any) -> "_Request":
         """An asynchronous context manager that gives the response to a GET of `url`, as aiohttp does.
 
         options: for aiohttp, should it be needed. Redirects are returned if they say allow_redirects=False. Entering
@@ -98,9 +91,8 @@ class LeanSession:
     async def close(self) -> None:
         """Close all connections."""
         for origin in self._origins.values():
-            if origin is not None:
-                for connection in list(origin.connections):
-                    connection.transport.abort()
+            for connection in list(origin.connections):
+                connection.transport.abort()
         self._origins.clear()
         self._watch.close()
         if self._session is not None:
@@ -120,7 +112,7 @@ class LeanSession:
             self._session = self._fallback()
         return self._session
 
-    async def request(self, url: URL, headers: Mapping[str, str] | None, follow: bool) -> "LeanResponse":
+    async def request(self, url: "URL", headers: Mapping[str, str] | None, follow: bool) -> "LeanResponse":
         """The response to a GET of `url`. Raises Unsuited if it is one for aiohttp."""
         origin = self.origin(url)
         fields, encoded = self._last
@@ -132,44 +124,47 @@ class LeanSession:
         if connection is not None:
             try:
                 response = await _answer(connection, head, url)
-            except _Refused:  # the server closed it meanwhile, as it may
+            except Refused:  # the server closed it meanwhile, as it may
                 connection = None
         if connection is None:
             connection = await self.connect(origin)
             try:
                 response = await _answer(connection, head, url)
-            except _Refused as refused:
+            except Refused as refused:
                 if refused.error is not None:
                     reason = f"connection lost: {os_reason(refused.error)}"
                 else:
                     reason = "empty reply: the server closed the connection without answering"
                 raise Failure(reason, again=True, kind="connect") from None
-        if response.status in _REDIRECTS and follow:
+        if response.status in STATUSES and follow:
             response.close()
             raise Unsuited
         if response.to_be_followed_by_aiohttp():
             raise Unsuited
         return response
 
-    def origin(self, url: URL) -> "Origin":
+    def origin(self, url: "URL") -> "Origin":
         """The server that `url` is for. Raises Unsuited if it is one for aiohttp."""
-        key = (url.scheme, url.raw_authority)
-        try:
-            origin = self._origins[key]
-        except KeyError:
-            origin = self._origins[key] = self._new_origin(url)
-        if origin is None or origin.unsuited:
+        origin = self._origins.get((url.scheme, url.raw_authority))
+        if origin is None:
+            host, port, authority = url.raw_host, url.port, url.raw_authority
+            if (
+                host is None or port is None or not _AUTHORITY.fullmatch(authority)
+            ):  # credentials among others
+                raise Unsuited
+            origin = self.origin_at(url.scheme, host, port, authority)
+        if origin.unsuited:
             raise Unsuited
         return origin
 
-    def _new_origin(self, url: URL) -> "Origin | None":
-        host, port, authority = url.raw_host, url.port, url.raw_authority
-        if host is None or port is None or not _AUTHORITY.fullmatch(authority):  # credentials among others
-            return None
-        if url.is_default_port():
-            authority = authority.removesuffix(f":{port}")
-        tail = b" HTTP/1.1\r\nHost: " + authority.encode("ascii") + b"\r\n"
-        return Origin(url.scheme == "https", host, port, tail)
+    def origin_at(self, scheme: str, host: str, port: int, authority: str) -> "Origin":
+        """The server with these parts of a URL, unsuited or not."""
+        origin = self._origins.get((scheme, authority))
+        if origin is None:
+            named = authority.removesuffix(f":{port}") if port == _PORTS[scheme] else authority
+            tail = b" HTTP/1.1\r\nHost: " + named.encode("ascii") + b"\r\n"
+            origin = self._origins[scheme, authority] = Origin(scheme == "https", host, port, tail)
+        return origin
 
     async def connect(self, origin: "Origin") -> Connection:
         """A new connection to `origin`. Raises Failure."""
@@ -240,12 +235,14 @@ def _is_address(host: str) -> bool:
     return False
 
 
-async def _answer(connection: Connection, head: bytes, url: URL) -> "LeanResponse":
+async def _answer(connection: Connection, head: bytes, url: "URL") -> "LeanResponse":
+    from noria.get.response import LeanResponse  # where the shortest way does for all, nobody needs a parser
+
     response = LeanResponse(connection, url)
     begun = response.begun
     assert begun is not None
     if connection.lost:
-        response.fail(_Refused())
+        response.fail(Refused())
     else:
         connection.start(head, response)
     try:
@@ -261,7 +258,7 @@ class _Request:
     __slots__ = ("_headers", "_options", "_other", "_response", "_session", "_url")
 
     def __init__(
-        self, session: LeanSession, url: URL, headers: Mapping[str, str] | None, options: dict[str, Any]
+        self, session: LeanSession, url: "URL", headers: Mapping[str, str] | None, options: dict[str, Any]
     ) -> None:
         self._session = session
         self._url = url
@@ -313,276 +310,6 @@ class Origin:
                 return connection
             connection.transport.abort()
         return None
-
-
-class LeanResponse:
-    """A response, with the part of aiohttp's interface that a download uses."""
-
-    def __init__(self, connection: Connection, url: URL) -> None:
-        self.url = url
-        self.status = 0
-        self.reason: str | None = None
-        self.content_length: int | None = None
-        self.headers: CIMultiDict[str] = CIMultiDict()
-        self.heard = 0.0  # loop time of the last byte, or of the request
-        self.began = False  # a byte has come
-        self.paused = False
-        self._connection: Connection | None = connection
-        self._origin = connection.origin
-        self._parser: HttpResponseParser | None = HttpResponseParser(self)
-        self.begun: asyncio.Future[LeanResponse] | None = connection.loop.create_future()
-        self.answer: asyncio.Future[LeanResponse] | None = None  # `begun`, for whom the response is given to
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: Exception | None = None
-        self._chunks: deque[bytes] = deque()
-        self._buffered = 0
-        self._keep = False
-        self._chunked = False
-        self._interim = False
-        self._in_body = False
-        self._ended = False
-        self._left = -1  # bytes of the body to come past the parser; -1: everything goes through it
-        self._fed = 0
-        self._received = 0
-
-    # The side of the reader.
-
-    @property
-    def content(self) -> "LeanResponse":
-        """What has `readany`."""
-        return self
-
-    async def readany(self) -> bytes:
-        """Some bytes of the body as they came, b"" at its end. Raises Truncated and Failure."""
-        while not self._chunks:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                return b""
-            connection = self._connection
-            assert connection is not None
-            self._waiter = connection.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        data = self._chunks.popleft()
-        self._buffered -= len(data)
-        if self.paused and self._buffered < _MOST_BUFFERED // 2 and self._connection is not None:
-            self.paused = False
-            self.heard = self._connection.loop.time()
-            self._connection.transport.resume_reading()
-        return data
-
-    def at_eof(self) -> bool:
-        """Whether the body has been read to its end."""
-        return self._ended and not self._chunks
-
-    async def read(self, size: int = -1) -> bytes:
-        """The rest of the body or, if a `size` is given, up to so many bytes of it, b"" at its end."""
-        if size >= 0:
-            data = await self.readany()
-            if len(data) > size:
-                self._chunks.appendleft(data[size:])
-                self._buffered += len(data) - size
-            return data[:size]
-        parts = []
-        while data := await self.readany():
-            parts.append(data)
-        return b"".join(parts)
-
-    def to_be_followed_by_aiohttp(self) -> bool:
-        """Whether it is a redirect that aiohttp should have, which remembers cookies; then it is closed."""
-        if self.status not in _REDIRECTS or "Set-Cookie" not in self.headers:
-            return False
-        self._origin.unsuited = True
-        self.close()
-        return True
-
-    def release(self) -> None:
-        """Be done with the response: its connection serves others if the whole body has come, or is closed."""
-        if not self._ended:
-            self.close()
-
-    def close(self) -> None:
-        """Close the connection, unless the whole body has come and others may use it by now."""
-        if self._connection is not None:
-            self._error = self._error or Truncated()
-            self._finish(False)
-
-    # The side of the network.
-
-    def feed(self, data: bytes) -> None:
-        """Take `data` from the connection."""
-        connection = self._connection
-        if connection is None:
-            return
-        self.began = True
-        self.heard = connection.loop.time()
-        if self._left >= 0:
-            self._take_plain(data)
-            return
-        parser = self._parser
-        assert parser is not None
-        self._fed += len(data)
-        try:
-            parser.feed_data(data)
-        except HttpParserUpgrade:
-            self.fail(Failure("the server's answer makes no sense: another protocol", kind="protocol"))
-        except HttpParserError as error:
-            self._refuse(error)
-        if self._connection is None:
-            return
-        if self._error is not None:
-            self._finish(False)
-        elif self._ended:
-            self._finish(self._keep)
-        elif self._fed > _MOST_HEAD + (_OVERHEAD + 1) * self._received:
-            self.fail(
-                Failure(
-                    "the server's answer makes no sense: too much beside the body",
-                    again=True,
-                    kind="protocol",
-                )
-            )
-        elif self._in_body and self.content_length is not None:
-            self._left = self.content_length - self._received
-            self._parser = None
-
-    def end(self, error: Exception | None) -> None:
-        """The connection is lost."""
-        if self.begun is not None:
-            if not self.began:
-                self.fail(_Refused(error))
-            elif error is not None:
-                self.fail(Failure(f"connection lost: {os_reason(error)}", again=True, kind="connect"))
-            else:
-                self.fail(
-                    Failure("connection lost: the answer ended in its head", again=True, kind="connect")
-                )
-        elif error is None and self.content_length is None and not self._chunked:
-            self._ended = True  # this is how such a body ends
-            self._finish(False)
-        else:
-            self.fail(Truncated())
-
-    def fail(self, error: Exception) -> None:
-        """End with `error`, raised where the reader waits or comes next."""
-        self._error = self._error or error
-        self._finish(False)
-
-    # What the parser calls.
-
-    def on_message_begin(self) -> None:
-        if self._ended:
-            self._keep = False  # more than was asked for
-
-    def on_status(self, reason: bytes) -> None:
-        if not self._ended:
-            self.reason = reason.decode("utf-8", "surrogateescape")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_body:  # else it is a trailer
-            self.headers.add(name.decode("ascii"), value.decode("utf-8", "surrogateescape"))
-
-    def on_headers_complete(self) -> None:
-        parser = self._parser
-        assert parser is not None
-        if self._ended:
-            return
-        status = parser.get_status_code()
-        if status < 200:
-            self._interim = True
-            return
-        headers = self.headers
-        coding = headers.getall("Transfer-Encoding", None)
-        if coding is not None:
-            if coding[0].lower() != "chunked" or len(coding) > 1 or parser.get_http_version() != "1.1":
-                self._error = Failure(
-                    "the server's answer makes no sense: an unknown transfer coding",
-                    again=True,
-                    kind="protocol",
-                )
-                return
-            self._chunked = True
-        elif (length := headers.get("Content-Length")) is not None:
-            self.content_length = int(length)
-        self.status = status
-        self._keep = parser.should_keep_alive()
-        self._in_body = True
-        begun, self.begun = self.begun, None
-        if begun is not None and not begun.done():
-            begun.set_result(self)
-
-    def on_body(self, data: bytes) -> None:
-        if not self._ended and self._error is None:
-            self._take(data)
-
-    def on_message_complete(self) -> None:
-        if self._interim:
-            self._interim = False
-            self.headers.clear()
-        elif self._in_body:
-            self._ended = True
-
-    # Steps.
-
-    def _take_plain(self, data: bytes) -> None:
-        left = self._left - len(data)
-        if left > 0:
-            self._left = left
-            self._take(data)
-            return
-        if left < 0:
-            data = data[: self._left]
-            self._keep = False  # more than was declared
-        self._left = 0
-        self._take(data)
-        self._ended = True
-        self._finish(self._keep)
-
-    def _take(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._received += len(data)
-        self._buffered += len(data)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-        if self._buffered >= _MOST_BUFFERED and not self.paused:
-            assert self._connection is not None
-            self.paused = True
-            self._connection.transport.pause_reading()
-
-    def _refuse(self, error: Exception) -> None:
-        """The parser does not understand what came."""
-        if self._ended:
-            self._keep = False  # it came after the end
-        elif self.begun is not None and self._error is None:
-            assert self._connection is not None
-            self._connection.origin.unsuited = True  # aiohttp is more lenient
-            self.fail(Unsuited())
-        else:
-            reason = printable(str(error))
-            self.fail(
-                self._error
-                or Failure(f"the server's answer makes no sense: {reason}", again=True, kind="protocol")
-            )
-
-    def _finish(self, reusable: bool) -> None:
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        self._parser = None
-        if self.paused:
-            self.paused = False
-            if reusable:
-                connection.transport.resume_reading()
-        connection.finished(reusable)
-        begun, self.begun = self.begun, None
-        if begun is not None and not begun.done():
-            assert self._error is not None
-            begun.set_exception(self._error)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 def encoded_fields(headers: Mapping[str, str]) -> bytes:

@@ -6,7 +6,6 @@ import functools
 import itertools
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 LONGEST_FIELD = 1024  # characters of an ETag or date that is kept
@@ -95,6 +94,8 @@ def _is_past(modified: str, date: str | None) -> bool:
 @functools.lru_cache(64)
 def _moment(date: str) -> float:
     """Unix time. The same Date comes with each answer of a second."""
+    from email.utils import parsedate_to_datetime  # which imports a lot, and few runs need
+
     return parsedate_to_datetime(date).timestamp()
 
 

@@ -6,7 +6,6 @@ when everything is in it, and not before. Its methods are called one at a time.
 
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -92,7 +91,12 @@ class LocalStore:
     def prepare(self) -> None:
         """Make the directory and see that files can be made in it. Raises OSError."""
         os.makedirs(self.directory, exist_ok=True)
-        tempfile.TemporaryFile(dir=self.directory).close()
+        try:
+            os.close(os.open(self.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except OSError:  # not every file system has such files
+            import tempfile
+
+            tempfile.TemporaryFile(dir=self.directory).close()
 
     def exists(self, name: str) -> bool:
         """Whether `name` is there, be it a broken link."""

@@ -2,7 +2,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from noria.get.lean import LeanResponse, Origin
+from noria.get.lean import Origin
+from noria.get.response import LeanResponse
 
 class Watched(Protocol):
     heard: float

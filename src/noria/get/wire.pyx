@@ -3,7 +3,7 @@
 An `Exchange` is one GET whose answer is as plain as can be: status 200 of HTTP/1.1, a head that comes in one piece and
 keeps to the letter of RFC 9112, one Content-Length, no other framing, a short body. It knows such an answer when it
 sees it and does nothing else; at the least doubt, and when anything goes wrong, everything that has come is given to a
-`lean.LeanResponse`, whose parser decides what it means. So what this file takes is a part of what that parser takes,
+`response.LeanResponse`, whose parser decides what it means. So what this file takes is a part of what that parser takes,
 and means the same; `tests/get/test_wire.py` compares the two.
 
 One object per connection is the protocol of all exchanges and responses on it, one at a time. Nothing here knows of
