@@ -1,9 +1,13 @@
 """Small files in batches: right, whole, never over what is there unless told to, and each told its own error."""
 
 import asyncio
+import errno
 import os
+import select
+import sys
+import threading
+import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +19,12 @@ from noria.get.filebatch import FileBatch
 
 
 def run(main: Callable[[FileBatch], Coroutine[Any, Any, None]]) -> None:
-    async def with_pool() -> None:
-        with ThreadPoolExecutor(2) as pool:
-            await main(FileBatch(pool))
+    async def with_batch() -> None:
+        batch = FileBatch()
+        await main(batch)
+        batch.close()
 
-    noria.run(with_pool())
+    noria.run(with_batch())
 
 
 def test_many_files_at_once_are_each_right(tmp_path: Path) -> None:
@@ -62,18 +67,65 @@ def test_a_name_that_is_taken_fails_alone_and_stays(tmp_path: Path) -> None:
     assert (tmp_path / "taken").read_bytes() == b""
 
 
+def do(path: Path, data: bytes, steps: int, *, overwrite: bool = False) -> tuple[int, int, int]:
+    """Error number, size and inode of what a writer made of it."""
+    writer = smallfiles.Writer()
+    writer.add(os.fsencode(path) + b".part", os.fsencode(path), data, overwrite, steps, "receipt")
+    writer.start()
+    assert select.select([writer], [], [], 10)[0]
+    ((receipt, name, done, error, size, inode, _),) = writer.take()
+    assert (receipt, name, done) == ("receipt", os.fsencode(path), steps)
+    assert not select.select([writer], [], [], 0)[0]
+    writer.close()
+    return error, size, inode
+
+
 def test_the_two_steps_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "x"
+    error, size, inode = do(path, b"abc", smallfiles.WRITE)
+    assert os.listdir(tmp_path) == ["x.part"]
+    assert (error, size, inode) == (0, 3, os.stat(tmp_path / "x.part").st_ino)
 
-    async def main(batch: FileBatch) -> None:
-        stamp = await batch.finish(str(path), [b"ab", b"c"])
-        assert os.listdir(tmp_path) == ["x.part"]
-        assert stamp.inode == os.stat(tmp_path / "x.part").st_ino
-        await batch.publish(str(path), overwrite=False)
-
-    run(main)
+    assert do(path, b"", smallfiles.PUBLISH)[0] == 0
     assert os.listdir(tmp_path) == ["x"]
     assert path.read_bytes() == b"abc"
+
+
+def test_a_part_can_be_taken_back(tmp_path: Path) -> None:
+    assert do(tmp_path / "x", b"abc", smallfiles.WRITE)[0] == 0
+    assert do(tmp_path / "x", b"", smallfiles.REMOVE)[0] == 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_name_taken_between_the_two_steps_stays_with_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert do(path, b"ours", smallfiles.WRITE)[0] == 0
+    path.write_bytes(b"theirs")
+
+    assert do(path, b"", smallfiles.PUBLISH)[0] == errno.EEXIST
+    assert os.listdir(tmp_path) == ["x"]
+    assert path.read_bytes() == b"theirs"
+
+    assert do(path, b"ours", smallfiles.WRITE | smallfiles.PUBLISH, overwrite=True)[0] == 0
+    assert path.read_bytes() == b"ours"
+
+
+def test_a_writer_that_is_dropped_with_work_leaves_no_threads_and_no_memory(tmp_path: Path) -> None:
+    data = b"x" * 100
+    before = sys.getrefcount(data)
+    writer = smallfiles.Writer()
+    for number in range(1000):
+        name = os.fsencode(tmp_path / str(number))
+        writer.add(name + b".part", name, data, False, smallfiles.WRITE, None)
+        if number == 500:
+            writer.start()
+    writer.close()
+    del writer
+    deadline = time.monotonic() + 10
+    while sys.getrefcount(data) > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sys.getrefcount(data) == before
+    assert not [thread for thread in threading.enumerate() if thread.name == "noria-get-writer"]
 
 
 def test_a_part_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -88,18 +140,9 @@ def test_a_part_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "task",
-    [
-        (None, None, b"", False),
-        (b"a\0b", None, b"", False),
-        (b"a", "b", b"", False),
-        (b"a", b"b", 5, False),
-        (b"a",),
-    ],
+    ("part", "path", "data"),
+    [(None, b"b", b""), (b"a\0b", b"b", b""), (b"a", b"b\0", b""), (b"a", "b", b""), (b"a", b"b", 5)],
 )
-def test_what_is_no_task_is_refused_before_anything_is_done(task: Any, tmp_path: Path) -> None:
-    good = (os.fsencode(tmp_path / "good.part"), os.fsencode(tmp_path / "good"), b"x", False)
+def test_what_is_no_task_is_refused(part: Any, path: Any, data: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
-        smallfiles.run([good, task])
-    assert os.listdir(tmp_path) == []
-    assert smallfiles.run([]) == []
+        smallfiles.Writer().add(part, path, data, False, smallfiles.WRITE, None)

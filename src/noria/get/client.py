@@ -9,20 +9,21 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from yarl import URL
-
 from noria.get import decoding, redirects
 from noria.get.credentials import Credentials
 from noria.get.failures import Failure
 from noria.get.journal import SECRET_HEADERS
-from noria.get.lean import LeanResponse, LeanSession
+from noria.get.lean import LeanSession, Unsuited
 from noria.get.options import Settings
 from noria.get.results import Transfer
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
 
-Response: TypeAlias = Union["aiohttp.ClientResponse", LeanResponse]
+    from noria.get.response import LeanResponse
+
+Response: TypeAlias = Union["aiohttp.ClientResponse", "LeanResponse"]
 
 SHORT_BODY = 64 * 1024  # of an error page that is read to keep its connection
 
@@ -73,10 +74,16 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def get(
-        self, url: URL, transfer: Transfer, own: Mapping[str, str] | None, extra: Mapping[str, str]
+        self,
+        url: "URL",
+        transfer: Transfer,
+        own: Mapping[str, str] | None,
+        extra: Mapping[str, str],
+        given: "LeanResponse | Exception | None" = None,
     ) -> AsyncGenerator[Response, None]:
         """The answer to a GET of `url`, after redirects. own: headers that belong to the target, extra: those of
-        this request, such as Range. Raises Failure and what aiohttp raises.
+        this request, such as Range. given: what the first request has brought, if it was made already. Raises Failure
+        and what aiohttp raises.
         """
         headers = {**self._headers, **(own or {})}
         trusted = True
@@ -89,7 +96,9 @@ class Client:
             # The file knows which host a cookie is for.
             if (cookies := self._credentials.cookies(url)) and "Cookie" not in sent:
                 sent["Cookie"] = cookies
-            response = await self._ask(url, sent, transfer)
+            taken = None if given is None else await self._taken(given, transfer)
+            given = None
+            response: Response = taken if taken is not None else await self._ask(url, sent, transfer)
             try:
                 if response.status not in redirects.STATUSES:
                     yield response
@@ -106,7 +115,32 @@ class Client:
             url = there
         raise Failure(f"more than {self._settings.max_redirects} redirects", kind="redirect")
 
-    async def _ask(self, url: URL, headers: dict[str, str], transfer: Transfer) -> Response:
+    @property
+    def plain_headers(self) -> Mapping[str, str] | None:
+        """The headers of all requests that have none of their own; None if they depend on where these go."""
+        return self._headers if self._credentials.are_none else None
+
+    async def _taken(self, given: "LeanResponse | Exception", transfer: Transfer) -> "LeanResponse | None":
+        """The response `given`; None if it is one for aiohttp. Raises Failure."""
+        if isinstance(given, Exception):
+            raise given
+        answer, given.answer = given.answer, None
+        assert answer is not None
+        begin = time.monotonic()
+        try:
+            response = await answer
+        except asyncio.CancelledError:
+            given.close()
+            raise
+        except Unsuited:
+            return None
+        if response.to_be_followed_by_aiohttp():
+            return None
+        transfer.first_byte = time.monotonic() - begin
+        transfer.status = response.status
+        return response
+
+    async def _ask(self, url: "URL", headers: dict[str, str], transfer: Transfer) -> Response:
         options: dict[str, Any] = {}
         if (proxy := self._credentials.proxy(url)) is not None:
             options["proxy"] = proxy

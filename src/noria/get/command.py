@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import getpass
 import json
 import os
@@ -47,6 +48,9 @@ def run(options: argparse.Namespace, targets: Any = None) -> int:
     """Download what `options` name, or `targets` (with the methods of Targets) if given, and return the exit
     status.
     """
+    # What a download leaves is freed by its counts. With the usual threshold, the collector looks over all the modules
+    # again and again while nothing but jobs and results come and go.
+    gc.set_threshold(50_000, 20, 20)
     # Only now, so that --help needs none of this.
     import noria
     from noria.get.progress import summary

@@ -3,14 +3,16 @@ they go. What is found here is sent and nothing else: it is in no message and no
 """
 
 import base64
-import http.cookiejar
-import netrc as netrc_module
 import os
-import urllib.request
-
-from yarl import URL
+from typing import TYPE_CHECKING
 
 from noria.get.options import Settings
+
+if TYPE_CHECKING:  # the modules that few runs need are imported where they are
+    import netrc as netrc_module
+    from http.cookiejar import MozillaCookieJar
+
+    from yarl import URL
 
 
 class Credentials:
@@ -25,21 +27,32 @@ class Credentials:
         if self._fixed is not None and not self._fixed.isprintable():
             raise ValueError("a token or password must not hold control characters")
         self._netrc = _read_netrc() if settings.netrc else None
-        self._cookies: http.cookiejar.MozillaCookieJar | None = None
+        self._cookies: MozillaCookieJar | None = None
         if settings.cookies is not None:
-            self._cookies = http.cookiejar.MozillaCookieJar()
+            import http.cookiejar as jars
+
+            self._cookies = jars.MozillaCookieJar()
             try:
                 self._cookies.load(os.fspath(settings.cookies), ignore_discard=True, ignore_expires=True)
-            except http.cookiejar.LoadError as error:
+            except jars.LoadError as error:
                 raise ValueError(f"not a cookies file: {error}") from None
             for cookie in self._cookies:
                 if cookie.expires == 0:  # a session's, as curl and browsers' exporters write it
                     cookie.expires, cookie.discard = None, True
             self._cookies.clear_expired_cookies()
         self._proxy = settings.proxy
-        self._proxies = urllib.request.getproxies_environment() if settings.proxy is None else {}
+        self._proxies: dict[str, str] = {}
+        if settings.proxy is None and any(name.lower().endswith("_proxy") for name in os.environ):
+            import urllib.request
 
-    def authorization(self, url: URL) -> str | None:
+            self._proxies = urllib.request.getproxies_environment()
+
+    @property
+    def are_none(self) -> bool:
+        """Whether no request has any, save by its URL, and none goes through a proxy."""
+        return not (self._fixed or self._netrc or self._cookies is not None or self._proxy or self._proxies)
+
+    def authorization(self, url: "URL") -> str | None:
         """The Authorization header for the first request, to `url`: the URL's own user goes first."""
         if url.user is not None:
             return _basic(url.user, url.password or "")
@@ -49,16 +62,22 @@ class Credentials:
             return _basic(entry[0], entry[2] or "")
         return None
 
-    def cookies(self, url: URL) -> str | None:
+    def cookies(self, url: "URL") -> str | None:
         """The Cookie header for `url`, by the rules of the file."""
         if self._cookies is None:
             return None
+        import urllib.request
+
         request = urllib.request.Request(str(url))
         self._cookies.add_cookie_header(request)
         return request.get_header("Cookie")
 
-    def proxy(self, url: URL) -> URL | None:
+    def proxy(self, url: "URL") -> "URL | None":
         """The proxy for requests to `url`; None for none."""
+        if not self._proxy and not self._proxies:
+            return None
+        from yarl import URL
+
         if self._proxy is not None:
             return URL(self._proxy) if self._proxy else None
         if not self._proxies:
@@ -66,6 +85,8 @@ class Credentials:
         address = self._proxies.get(url.scheme) or self._proxies.get("all")
         if not address:
             return None
+        import urllib.request
+
         where = f"{url.host}:{url.port}"
         if urllib.request.proxy_bypass_environment(where, self._proxies):  # type: ignore[attr-defined]
             return None
@@ -76,7 +97,9 @@ def _basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _read_netrc() -> netrc_module.netrc | None:
+def _read_netrc() -> "netrc_module.netrc | None":
+    import netrc as netrc_module
+
     path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
     try:
         return netrc_module.netrc(path)

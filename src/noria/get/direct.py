@@ -15,8 +15,8 @@ from noria.get import failures
 from noria.get.client import Response
 from noria.get.failures import Failure
 from noria.get.largefiles import Intake
-from noria.get.lean import LeanResponse
 from noria.get.partfile import PartFile
+from noria.get.response import LeanResponse
 from noria.get.sink import Sink
 
 _LEAST = 4 * 1024 * 1024  # bytes; below it a thread's own beginning and end count

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,12 +25,13 @@ from noria.get.client import Client, make_session
 from noria.get.credentials import Credentials
 from noria.get.digests import parse_checksum
 from noria.get.direct import Receivers
+from noria.get.express import Express
 from noria.get.failures import Failure
 from noria.get.fetch import Fetcher, Job, Outcome
 from noria.get.filebatch import FileBatch
 from noria.get.hosts import Window
 from noria.get.journal import Journal
-from noria.get.lean import LeanSession
+from noria.get.lean import LeanSession, Unsuited
 from noria.get.names import Names, name_from_url, safe_name
 from noria.get.options import Options, Settings
 from noria.get.rates import TokenBucket
@@ -109,7 +111,10 @@ class Downloader:
                 self._journal = journal
                 stack.push_async_callback(loop.run_in_executor, self._pool, journal.close)
             # A store of another kind, or one that was given, writes in its own way.
-            self._batch = FileBatch(self._pool) if type(self._store) is LocalStore else None
+            local = type(self._store) is LocalStore
+            self._batch = FileBatch(self._journal) if local else None
+            if self._batch is not None:
+                stack.callback(self._batch.close)
             session: aiohttp.ClientSession | LeanSession | None = settings.session
             if session is None:
                 session = await stack.enter_async_context(make_session(settings))
@@ -162,8 +167,41 @@ class Downloader:
             batch=self._batch,
             host_rates=self._host_rates,
         )
-        source = _Source(targets, window, self._names, self._journal, self._pool, finish=finish)
+        fetcher.express = express = self._express(fetcher)
+        source = _Source(targets, window, self._names, self._journal, self._pool, express, finish=finish)
         return _Run(fetcher, source, window, activity, concurrency).results()
+
+    def _express(self, fetcher: Fetcher) -> Express | None:
+        """The short way for small plain files, if the settings are for it."""
+        settings = self._settings
+        headers = self._client.plain_headers
+        if self._batch is None or headers is None or not isinstance(self._session, LeanSession):
+            return None
+        if (
+            settings.rate is not None
+            or settings.host_rate is not None
+            or settings.first_byte_timeout is not None
+            or settings.timeout is not None
+            or settings.skip_existing
+            or settings.update
+            or settings.fsync
+            or settings.decode
+            or settings.content_types
+            or settings.checksum_files
+        ):
+            return None
+        most = fetcher.piece if settings.max_size is None else min(fetcher.piece, settings.max_size)
+        try:
+            return Express(
+                self._session,
+                headers,
+                self._batch,
+                fetcher.activity,
+                most=most,
+                replaces=settings.overwrite,
+            )
+        except (Unsuited, ValueError):  # the one for aiohttp, the other for a message to each file
+            return None
 
 
 class _Source:
@@ -176,12 +214,17 @@ class _Source:
         names: Names,
         journal: Journal | None,
         pool: ThreadPoolExecutor,
+        express: Express | None,
         *,
         finish: bool,
     ) -> None:
-        self._iterator: Iterator[str | Target] | AsyncIterator[str | Target]
-        self._iterator = aiter(targets) if isinstance(targets, AsyncIterable) else iter(targets)
-        self._next: asyncio.Task[str | Target] | None = None
+        self._express = express
+        self._iterator: Iterator[str | Target] | None = None
+        self._pump: _Pump | None = None
+        if isinstance(targets, AsyncIterable):
+            self._pump = _Pump(aiter(targets))
+        else:
+            self._iterator = iter(targets)
         self._window = window
         self._names = names
         self._journal = journal
@@ -196,7 +239,7 @@ class _Source:
             while not ended:
                 await self._window.wait_for_room()
                 batch, ended = await self._batch(min(_BATCH, self._window.room))
-                for job in await self._register([_job(target) for target in batch]):
+                for job in await self._register([_job(target, self._express) for target in batch]):
                     self._window.put(job)
             if self._journal is not None and self._finish:
                 self.ended = True
@@ -209,27 +252,20 @@ class _Source:
 
     async def _batch(self, most: int) -> tuple[list[str | Target], bool]:
         """Up to `most` targets, as many as come without waiting after the first; and whether that was the end."""
-        batch: list[str | Target] = []
-        while len(batch) < most:
-            try:
-                if isinstance(self._iterator, AsyncIterator):
-                    if self._next is None:
-                        self._next = asyncio.ensure_future(_coroutine(self._iterator))
-                        await asyncio.sleep(0)
-                    if batch and not self._next.done():
-                        break
-                    await asyncio.wait([self._next])
-                    task, self._next = self._next, None
-                    if task.result() is _END:
-                        return batch, True
-                    batch.append(task.result())
-                else:
-                    batch.append(next(self._iterator))
-            except StopIteration:
-                return batch, True
-            except Exception as error:
-                self.error = error  # what came before it is still done
-                return batch, True
+        if self._pump is not None:
+            batch = await self._pump.take(most)
+            self.error = self._pump.error  # what came before it is still done
+            return batch, self._pump.ended and not batch
+        assert self._iterator is not None
+        batch = []
+        try:
+            while len(batch) < most:
+                batch.append(next(self._iterator))
+        except StopIteration:
+            return batch, True
+        except Exception as error:
+            self.error = error
+            return batch, True
         return batch, False
 
     async def _register(self, jobs: list[Job]) -> list[Job]:
@@ -248,23 +284,72 @@ class _Source:
 
     async def close(self) -> None:
         """End an asynchronous generator; leave every other iterator to its owner."""
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.wait([self._next])
+        if self._pump is not None:
+            await self._pump.close()
+
+
+class _Pump:
+    """Takes from an asynchronous iterator what comes without waiting, in one task for all of it."""
+
+    def __init__(self, iterator: AsyncIterator[str | Target]) -> None:
+        self._iterator = iterator
+        self._items: list[str | Target] = []
+        self._most = 0
+        self._task: asyncio.Task[None] | None = None
+        self._asked: asyncio.Future[None] | None = None
+        self._brought: asyncio.Future[None] | None = None
+        self.error: Exception | None = None
+        self.ended = False
+
+    async def take(self, most: int) -> list[str | Target]:
+        """Up to `most` items, as many as come without waiting after the first; none at the end."""
+        self._most = most
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        if self._asked is not None and not self._asked.done():
+            self._asked.set_result(None)
+        while not self._items and not self.ended:
+            self._brought = asyncio.get_running_loop().create_future()
+            await self._brought
+        items, self._items = self._items[:most], self._items[most:]
+        return items
+
+    async def _run(self) -> None:
+        try:
+            async for item in self._iterator:
+                self._items.append(item)
+                self._tell()
+                while len(self._items) >= self._most:
+                    self._asked = asyncio.get_running_loop().create_future()
+                    await self._asked
+        except Exception as error:
+            self.error = error
+        finally:
+            self.ended = True
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._brought is not None and not self._brought.done():
+            self._brought.set_result(None)
+
+    async def close(self) -> None:
+        """End a generator; leave every other iterator to its owner."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
         if isinstance(self._iterator, AsyncGenerator):
             await self._iterator.aclose()
 
 
-_END = Target("")  # a task may not raise StopAsyncIteration
-
-
-async def _coroutine(iterator: AsyncIterator[str | Target]) -> str | Target:
-    return await anext(iterator, _END)
-
-
-def _job(given: str | Target) -> Job:
+def _job(given: str | Target, express: Express | None) -> Job:
     target = given if isinstance(given, Target) else Target(given)
     job = Job(target)
+    if express is not None and target.checksum is None and not target.headers and express.address(job):
+        if target.name is None or target.name == job.wanted:
+            return job
+        job.wanted = safe_name(target.name)
+        if job.wanted:
+            return job
     try:
         job.url = failures.parse_url(target.url)
         target.url.encode()  # a lone surrogate fits neither a request nor the journal
@@ -286,6 +371,47 @@ def _job(given: str | Target) -> Job:
     return job
 
 
+class _Queue:
+    """From many workers to one consumer: results, an error that ends the run, None from a worker that has ended."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: deque[Result | Exception | None] = deque()
+        self._getter: asyncio.Future[None] | None = None
+        self._putters: deque[asyncio.Future[None]] = deque()
+
+    def put(self, item: Result | Exception | None) -> None:
+        """Add `item`, with or without room."""
+        self._items.append(item)
+        if self._getter is not None and not self._getter.done():
+            self._getter.set_result(None)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more items than the size."""
+        return len(self._items) > self._size
+
+    async def room(self) -> None:
+        """Wait while there are more items than the size. A consumer that is slow slows the workers."""
+        while self.is_full:
+            putter = asyncio.get_running_loop().create_future()
+            self._putters.append(putter)
+            await putter
+
+    async def get(self) -> Result | Exception | None:
+        """The next item."""
+        while not self._items:
+            self._getter = asyncio.get_running_loop().create_future()
+            await self._getter
+        item = self._items.popleft()
+        while self._putters and len(self._items) <= self._size:
+            putter = self._putters.popleft()
+            if not putter.done():
+                putter.set_result(None)
+                break
+        return item
+
+
 class _Run:
     """One list."""
 
@@ -301,7 +427,7 @@ class _Run:
     async def results(self) -> AsyncGenerator[Result, None]:
         """Start the workers and yield what they bring until all have ended."""
         # Bounded, so that a slow consumer slows the workers instead of filling the memory.
-        queue: asyncio.Queue[Result | Exception | None] = asyncio.Queue(self._concurrency)
+        queue = _Queue(self._concurrency)
         tasks = [asyncio.create_task(self._source.read())]
         tasks += [asyncio.create_task(self._work(queue)) for _ in range(self._concurrency)]
         self._show_limit()
@@ -325,17 +451,17 @@ class _Run:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._source.close()
 
-    async def _work(self, queue: asyncio.Queue[Result | Exception | None]) -> None:
+    async def _work(self, queue: _Queue) -> None:
         try:
             await self._take_turns(queue)
         except (
             Exception
         ) as error:  # an observer's, say; it ends the run, which else would wait for this worker
-            await queue.put(error)
+            queue.put(error)
         else:
-            await queue.put(None)
+            queue.put(None)
 
-    async def _take_turns(self, queue: asyncio.Queue[Result | Exception | None]) -> None:
+    async def _take_turns(self, queue: _Queue) -> None:
         while (job := await self._window.take()) is not None:
             try:
                 result = await self._download(job)
@@ -349,7 +475,9 @@ class _Run:
             if not result.skipped:
                 activity.size += result.size
             activity.tell("done", result)
-            await queue.put(result)
+            queue.put(result)
+            if queue.is_full:
+                await queue.room()
 
     def _show_limit(self) -> None:
         adaptive = self._fetcher.settings.adaptive

@@ -9,8 +9,10 @@ import os
 import re
 import ssl
 import sys
+from typing import TYPE_CHECKING
 
-from yarl import URL
+if TYPE_CHECKING:
+    from yarl import URL
 
 # The sorts of failure, for grouping: `Failure.kind` and `Result.kind`.
 KINDS = (
@@ -80,8 +82,10 @@ def os_reason(error: Exception) -> str:
     return printable(words or str(error)) or type(error).__name__
 
 
-def parse_url(text: str) -> URL:
+def parse_url(text: str) -> "URL":
     """The URL written in `text`; raises Failure if it is none, or not one of http or https."""
+    from yarl import URL  # not needed for most URLs, and long to import
+
     if len(text) > _LONGEST_URL:
         raise Failure(f"a URL of {len(text)} characters is too long", kind="protocol")
     try:

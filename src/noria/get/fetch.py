@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from email.utils import formatdate, parsedate_to_datetime
-from typing import TypeVar
-
-from yarl import URL
+from typing import TYPE_CHECKING, TypeVar
 
 from noria.get import failures, journal as journals, ranges
 from noria.get.client import Client, Response, read_short_body
 from noria.get.decoding import Decoder
 from noria.get.digests import Digests, Expected, parse_checksum_file, parse_repr_digest
 from noria.get.direct import Receivers
+from noria.get.express import Address, Express
 from noria.get.failures import Failure
 from noria.get.filebatch import FileBatch
 from noria.get.hosts import Window
@@ -35,6 +33,11 @@ from noria.get.retry import RETRY_STATUSES, RetryPolicy, parse_retry_after
 from noria.get.sink import Sink
 from noria.get.store import Part, Stamp, Store
 from noria.get.target import Target
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+    from noria.get.response import LeanResponse
 
 _MIB = 1024 * 1024
 _LARGE = 32 * _MIB  # from here on a file is worth several connections by itself
@@ -51,11 +54,14 @@ _T = TypeVar("_T")
 class Job:
     """A target taken from the list. name: `wanted`, or a numbered form of that. failure: it is hopeless. row: the
     journal's, as it was before. validator, have and segments: of the part that can be gone on with.
+
+    address: set if the URL is plain and nothing special is wanted of the file; path: of the request then, while url is
+    None until somebody needs it. given: what the first attempt has brought already, an answer or a failure.
     """
 
     target: Target
     host: str = ""
-    url: URL | None = None
+    url: "URL | None" = None
     wanted: str = ""
     name: str = ""
     failure: Failure | None = None
@@ -66,6 +72,15 @@ class Job:
     have: int = 0
     segments: list[list[int]] | None = None
     last_etag: str | None = None
+    address: Address | None = None
+    path: str = ""
+    given: "LeanResponse | Exception | None" = None
+
+    def parsed(self) -> "URL":
+        """The URL."""
+        if self.url is None:
+            self.url = failures.parse_url(self.target.url)
+        return self.url
 
 
 @dataclass(slots=True)
@@ -94,6 +109,7 @@ class Fetcher:
     claim: Callable[[str], str]
     rate: TokenBucket | None
     batch: FileBatch | None = None
+    express: Express | None = None
     host_rates: dict[str, TokenBucket] = field(default_factory=dict)
 
     async def fetch(self, job: Job, transfer: Transfer) -> Outcome:
@@ -129,7 +145,18 @@ class Fetcher:
 
     async def _fetch(self, job: Job, transfer: Transfer) -> Outcome:
         settings = self.settings
-        if job.row is not None or settings.skip_existing:
+        if job.address is not None and self.express is not None and (job.row is None or job.row.is_new):
+            where = self.store.where(job.name)
+            try:
+                stamp = await self.express.fetch(job, transfer, where)
+            except JournalError:
+                raise
+            except OSError as error:
+                raise failures.disk_failure(error, where) from None
+            if stamp is not None:
+                self.window.outcome(job, congested=False)
+                return Outcome(stamp.size)
+        elif job.row is not None or settings.skip_existing:
             size = await self._blocking(lambda: self._is_there(job))
             if size is not None:
                 return Outcome(0 if job.row is None else size, skipped=True)
@@ -231,8 +258,8 @@ class Fetcher:
 
     async def _fetch_checksum(self, job: Job, transfer: Transfer) -> None:
         """Ask for URL.sha256. Without such a file there is nothing to hold the file against."""
-        assert job.url is not None
-        url = job.url.with_path(job.url.raw_path + ".sha256", encoded=True)
+        url = job.parsed()
+        url = url.with_path(url.raw_path + ".sha256", encoded=True)
         try:
             async with self.client.get(url, _beside(transfer), job.target.headers, {}) as response:
                 if response.status != 200:
@@ -245,7 +272,7 @@ class Fetcher:
             raise failures.network_failure(
                 error, self.settings.connect_timeout, self.settings.stall_timeout
             ) from None
-        found = parse_checksum_file(text, job.url.name)
+        found = parse_checksum_file(text, job.parsed().name)
         if found is not None:
             job.expected = [found]
 
@@ -289,11 +316,12 @@ class Fetcher:
     async def _attempt(
         self, job: Job, transfer: Transfer
     ) -> tuple[Sink, Callable[[list[bytes]], Outcome]] | None:
-        assert job.url is not None
+        url = job.parsed()
+        given, job.given = job.given, None
         # One byte is asked for again, lest nothing is left to ask for of a part that is complete.
         have = max(0, job.have - 1)
         extra = await self._conditions(job, have)
-        async with self.client.get(job.url, transfer, job.target.headers, extra) as response:
+        async with self.client.get(url, transfer, job.target.headers, extra, given) as response:
             if response.status == 304 and "Range" not in extra and extra:
                 return None
             validator = ranges.validator(response.headers)
@@ -374,6 +402,8 @@ class Fetcher:
         stamp = await self._blocking(lambda: self.store.stamp(job.name))
         if stamp is None:
             return {}
+        from email.utils import formatdate
+
         row = job.row
         if row is not None and row.state == journals.DONE and row.size == stamp.size:
             if row.etag is not None:
@@ -658,12 +688,12 @@ class Fetcher:
             if not first.content.at_eof():
                 first.close()  # the rest of this answer is what the other connections fetch
             return
-        assert job.url is not None
+        url = job.parsed()
         condition = job.validator.condition()
         assert condition is not None
         extra = {"Range": f"bytes={start}-{end - 1}", "If-Range": condition}
         own = _beside(transfer)
-        async with self.client.get(job.url, own, job.target.headers, extra) as response:
+        async with self.client.get(url, own, job.target.headers, extra) as response:
             transfer.status = response.status
             if response.status == 200:
                 response.close()
@@ -794,6 +824,8 @@ def _beside(transfer: Transfer) -> Transfer:
 def _timestamp(modified: str | None) -> float | None:
     if modified is None:
         return None
+    from email.utils import parsedate_to_datetime
+
     try:
         return parsedate_to_datetime(modified).timestamp()
     except (ValueError, OverflowError):

@@ -6,7 +6,7 @@ NORMAL) survives the death of the process at any moment; to survive the machine'
 (synchronous FULL) makes each commit wait for the disk.
 
 Memory does not grow with the number of rows: names are given out, duplicates told apart and totals kept by
-the file itself (triggers count, so `status` reads a handful of rows).
+the file itself (each transaction adds what it changed to them, so `status` reads a handful of rows).
 
 A row's way: pending -> finishing -> done, or -> failed. `finishing` is committed before a file gets its
 final name and holds its inode; a run that finds it later knows whether the rename happened.
@@ -37,7 +37,8 @@ STATES = ("pending", "finishing", "done", "failed")
 # These may carry secrets, which do not belong into a file: `failed` gives targets back without them.
 SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "x-auth-token"})
 
-_VERSION = 1
+_VERSION = 2
+_OLD_VERSION = 1  # had triggers to keep the totals, which took longer than all the rest
 _MOST_IN_A_BATCH = 1000
 _PAGE = 1000
 _T = TypeVar("_T")
@@ -55,16 +56,6 @@ CREATE TABLE numbers(name TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID
 CREATE TABLE totals(state INTEGER, kind TEXT, count INTEGER NOT NULL, bytes INTEGER NOT NULL,
     PRIMARY KEY(state, kind)) WITHOUT ROWID;
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TRIGGER files_in AFTER INSERT ON files BEGIN
-    INSERT INTO totals VALUES(new.state, ifnull(new.kind, ''), 1, new.size)
-        ON CONFLICT DO UPDATE SET count = count + 1, bytes = bytes + new.size;
-END;
-CREATE TRIGGER files_change AFTER UPDATE OF state, kind, size ON files BEGIN
-    UPDATE totals SET count = count - 1, bytes = bytes - old.size
-        WHERE state = old.state AND kind = ifnull(old.kind, '');
-    INSERT INTO totals VALUES(new.state, ifnull(new.kind, ''), 1, new.size)
-        ON CONFLICT DO UPDATE SET count = count + 1, bytes = bytes + new.size;
-END;
 """
 _FIELDS = "id, url, name, state, attempts, status, size, inode, etag, modified, checksum, error, kind, segments, time"
 
@@ -89,6 +80,17 @@ class Record(NamedTuple):
     kind: str | None = None
     segments: list[list[int]] | None = None
     time: float | None = None
+    is_new: bool = False  # made by this run
+
+
+class Whole(NamedTuple):
+    """A file that is whole and about to get its name; the first answer with status 200 brought it."""
+
+    row: int
+    size: int
+    inode: int
+    etag: str | None
+    modified: str | None
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ class Journal:
         self._read_only = read_only
         self._lock_fd = -1
         self._run = 0
+        self._older: int | None = None  # the last row of an earlier run; None if there is no run
+        self._parts = False  # some name ends like those of parts
+        self._changes: dict[tuple[int, str], list[int]] = {}  # of totals, in the transaction: count, bytes
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -178,12 +183,20 @@ class Journal:
 
         def change() -> None:
             if again and self._meta("finished", 0):
+                kinds = self._db.execute(
+                    "SELECT ifnull(kind, ''), count(*), sum(size) FROM files"
+                    f" WHERE state = {DONE} GROUP BY ifnull(kind, '')"
+                ).fetchall()
+                for kind, count, size in kinds:
+                    self._count(DONE, kind, -count, -size)
+                    self._count(PENDING, kind, count, size)
                 self._db.execute(
                     f"UPDATE files SET state = {PENDING}, etag = NULL, modified = NULL WHERE state = {DONE}"
                 )
             self._run = self._meta("run", 0) + 1
             self._db.execute("INSERT OR REPLACE INTO meta VALUES('run', ?)", (self._run,))
             self._db.execute("INSERT OR REPLACE INTO meta VALUES('finished', 0)")
+            self._older = self._last()
 
         self._do(change)
 
@@ -197,7 +210,7 @@ class Journal:
         A target that an earlier run registered has its row of then; the second of equal targets has the
         second row. A new one gets a new row, and the name or the first numbered form of it that is free.
         """
-        return self._do(lambda: [self._register(target, name) for target, name in targets])
+        return self._do(lambda: self._register_all(targets))
 
     def rename(self, row: int, name: str) -> str:
         """Give `row` the name `name`, or the first numbered form of it that is free; the name it got."""
@@ -240,6 +253,35 @@ class Journal:
             status,
             checksum,
         )
+
+    def record(self, finishing: Sequence[Whole], done: Sequence[Whole]) -> Future[None]:
+        """As `finishing` and `done` for many files, with one commit, and without waiting for it: the future tells,
+        with JournalError if it failed. The rows of `finishing` must be as `register` made them; of `done`, this must
+        be the only other record.
+        """
+        now = time.time()
+
+        def change() -> None:
+            self._db.executemany(
+                f"UPDATE files SET time = ?, state = {FINISHING}, size = ?, inode = ?, etag = ?, modified = ?"
+                " WHERE id = ?",
+                [(now, file.size, file.inode, file.etag, file.modified, file.row) for file in finishing],
+            )
+            self._db.executemany(
+                f"UPDATE files SET time = ?, state = {DONE}, attempts = attempts + 1, status = 200 WHERE id = ?",
+                [(now, file.row) for file in done],
+            )
+            size, done_size = (sum(file.size for file in files) for files in (finishing, done))
+            self._count(PENDING, "", -len(finishing), 0)
+            self._count(FINISHING, "", len(finishing) - len(done), size - done_size)
+            self._count(DONE, "", len(done), done_size)
+
+        future: Future[None] = Future()
+        if self._closed:
+            future.set_exception(JournalError(f"the journal {self.path} is closed"))
+        else:
+            self._jobs.put((change, future))
+        return future
 
     def adopt(self, row: int, size: int) -> None:
         """A file that is there is taken for done."""
@@ -319,6 +361,33 @@ class Journal:
 
     # The writer's side.
 
+    def _register_all(self, targets: Sequence[tuple[Target, str]]) -> list[Record]:
+        if self._older == 0 and not self._parts and not any(n.endswith(PART_ENDING) for _, n in targets):
+            # All rows are this run's, and names are only in each other's way if they are the same.
+            first, now = self._last() + 1, time.time()
+            rows = [
+                (row, _key(target), target.url, target.name, name, self._run, now, *_wants(target))
+                for row, (target, name) in enumerate(targets, first)
+            ]
+            self._db.execute("SAVEPOINT many")
+            try:
+                self._db.executemany(
+                    "INSERT INTO files(id, key, url, given, name, state, seen, time, want_checksum, want_size,"
+                    f" headers) VALUES(?, ?, ?, ?, ?, {PENDING}, ?, ?, ?, ?, ?)",
+                    rows,
+                )
+            except sqlite3.IntegrityError:  # a name is taken
+                self._db.execute("ROLLBACK TO many")
+            else:
+                self._count(PENDING, "", len(rows), 0)
+                return [
+                    Record(row, target.url, name, PENDING, is_new=True)
+                    for row, (target, name) in enumerate(targets, first)
+                ]
+            finally:
+                self._db.execute("RELEASE many")
+        return [self._register(target, name) for target, name in targets]
+
     def _register(self, target: Target, wanted: str) -> Record:
         key = _key(target)
         found = self._db.execute(
@@ -326,8 +395,7 @@ class Journal:
             " ORDER BY id LIMIT 1",
             (key, target.url, target.name, self._run),
         ).fetchone()
-        headers = {k: v for k, v in (target.headers or {}).items() if k.lower() not in SECRET_HEADERS}
-        wants = (target.checksum, target.size, json.dumps(headers) if headers else None)
+        wants = _wants(target)
         if found is not None:
             self._db.execute(
                 "UPDATE files SET seen = ?, want_checksum = ?, want_size = ?, headers = ? WHERE id = ?",
@@ -341,7 +409,8 @@ class Journal:
             (key, target.url, target.name, name, self._run, time.time(), *wants),
         )
         assert cursor.lastrowid is not None
-        return Record(cursor.lastrowid, target.url, name, PENDING)
+        self._count(PENDING, "", 1, 0)
+        return Record(cursor.lastrowid, target.url, name, PENDING, is_new=True)
 
     def _claim(self, name: str) -> str:
         claimed = name
@@ -354,6 +423,9 @@ class Journal:
             claimed = numbered(name, number)
         if number:
             self._db.execute("INSERT OR REPLACE INTO numbers VALUES(?, ?)", (name, number))
+        if claimed.endswith(PART_ENDING) and not self._parts:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES('parts', 1)")
+            self._parts = True
         return claimed
 
     def _is_taken(self, name: str) -> bool:
@@ -364,7 +436,25 @@ class Journal:
 
     def _update(self, row: int, assignments: str, *values: object) -> None:
         query = f"UPDATE files SET time = ?, {assignments} WHERE id = ?"
-        self._do(lambda: self._db.execute(query, (time.time(), *values, row)))
+        look = "SELECT state, ifnull(kind, ''), size FROM files WHERE id = ?"
+
+        def change() -> None:
+            for state, kind, size in self._db.execute(look, (row,)).fetchall():
+                self._count(state, kind, -1, -size)
+            self._db.execute(query, (time.time(), *values, row))
+            for state, kind, size in self._db.execute(look, (row,)).fetchall():
+                self._count(state, kind, 1, size)
+
+        self._do(change)
+
+    def _count(self, state: int, kind: str, count: int, size: int) -> None:
+        change = self._changes.setdefault((state, kind), [0, 0])
+        change[0] += count
+        change[1] += size
+
+    def _last(self) -> int:
+        (row,) = self._db.execute("SELECT ifnull(max(id), 0) FROM files").fetchone()
+        return int(row)
 
     def _page(self, query: str, last: int) -> list[Any]:
         return self._do(lambda: self._db.execute(query, (last, _PAGE)).fetchall())
@@ -409,15 +499,24 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             for job, future in batch:
                 results.append((future, job()))
+            self._db.executemany(
+                "INSERT INTO totals VALUES(?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET count = count + excluded.count, bytes = bytes + excluded.bytes",
+                [(*place, *change) for place, change in self._changes.items() if any(change)],
+            )
             self._db.execute("COMMIT")
         except BaseException as error:  # a full disk, for one: nobody may think that his change was kept
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                error = self._error(error)
             for _, future in batch:
                 future.set_exception(error)
         else:
             for future, result in results:
                 future.set_result(result)
+        finally:
+            self._changes.clear()
 
     def _open(self, durable: bool) -> None:
         db = self._db
@@ -431,8 +530,16 @@ class Journal:
             if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version != _VERSION:
+        if version == _OLD_VERSION:
+            if not self._read_only:
+                db.executescript(
+                    "BEGIN IMMEDIATE; DROP TRIGGER files_in; DROP TRIGGER files_change;"
+                    f" INSERT INTO meta SELECT 'parts', 1 FROM files WHERE name LIKE '%{PART_ENDING}' LIMIT 1;"
+                    f" PRAGMA user_version = {_VERSION}; COMMIT;"
+                )
+        elif version != _VERSION:
             raise sqlite3.DatabaseError(f"it is no journal of this version of noria get ({version})")
+        self._parts = bool(self._meta("parts", 0))
 
     def _lock(self) -> None:
         # A file of its own: closing any descriptor of the database would drop SQLite's locks on it (POSIX).
@@ -451,6 +558,14 @@ class Journal:
     def _error(self, error: Exception) -> JournalError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return JournalError(f"cannot use the journal {self.path}: {reason}")
+
+
+def _wants(target: Target) -> tuple[str | None, int | None, str | None]:
+    """What a row keeps of `target` for another try: checksum, size, and the headers that are no secret."""
+    if not target.headers:
+        return target.checksum, target.size, None
+    headers = {k: v for k, v in target.headers.items() if k.lower() not in SECRET_HEADERS}
+    return target.checksum, target.size, json.dumps(headers) if headers else None
 
 
 def _key(target: Target) -> int:

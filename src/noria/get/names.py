@@ -8,9 +8,12 @@ that name exists already is for the writer to find out.
 
 import re
 import unicodedata
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes
 
-from yarl import URL
+if TYPE_CHECKING:
+    from yarl import URL
+
 
 PART_ENDING = ".part"
 
@@ -26,7 +29,7 @@ _PARAMETER = re.compile(r'(?:^|;)\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^
 _LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
 
 
-def name_from_url(url: URL) -> str:
+def name_from_url(url: "URL") -> str:
     """The safe name in the last component of the path of `url`; the query takes no part, as with curl -O."""
     return safe_name(unquote(url.raw_path, errors="replace").rstrip("/")) or _FALLBACK
 

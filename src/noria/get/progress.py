@@ -14,19 +14,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
-
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, Self
 
 from noria.get.failures import printable, shown_url, without_password
 from noria.get.results import Result, Transfer
 from noria.get.sources import BadRow
 from noria.get.tally import Tally
 from noria.get.words import duration_text, size_text
+
+if TYPE_CHECKING:  # only a terminal needs them, and they take as long to import as a thousand small files
+    from rich.console import Console, Group
+    from rich.live import Live
 
 _MOST_BARS = 8
 _MOST_UNWRITTEN = 2_000  # lines
@@ -57,10 +55,13 @@ class Progress:
         self._sampler: asyncio.Task[None] | None = None
         both = events and sys.stdout is not None and sys.stdout.isatty()  # events would run into the display
         if not quiet and not both and sys.stderr is not None and sys.stderr.isatty():
-            console = Console(stderr=True)
+            import rich.console
+            import rich.live
+
+            console = rich.console.Console(stderr=True)
             if not console.is_dumb_terminal:
                 display = Display(tally, total, console)
-                self._live = Live(
+                self._live = rich.live.Live(
                     get_renderable=display.render,
                     console=console,
                     refresh_per_second=_REFRESHES,
@@ -141,6 +142,8 @@ class Progress:
     def _write_line(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads any more; the files still matter
             if self._live is not None:
+                from rich.text import Text
+
                 self._live.console.print(Text(text), soft_wrap=True)
             elif sys.stderr is not None:
                 print(text, file=sys.stderr, flush=True)
@@ -182,14 +185,21 @@ class _Lines:
 class Display:
     """The live display: two lines about everything, one for each of the oldest transfers."""
 
-    def __init__(self, tally: Tally, total: Callable[[], tuple[int | None, bool]], console: Console) -> None:
+    def __init__(
+        self, tally: Tally, total: Callable[[], tuple[int | None, bool]], console: "Console"
+    ) -> None:
         self._tally = tally
         self._total = total
         self._console = console
         self._history: deque[tuple[float, int, int]] = deque([(0.0, 0, 0)])
 
-    def render(self) -> Group:
+    def render(self) -> "Group":
         """The display now. Called in rich's thread, so it reads what the loop's thread changes."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
         tally, activity = self._tally, self._tally.activity
         transfers = list(activity.transfers)  # a copy in one step
         ended = activity.done + activity.failed + activity.skipped

@@ -6,9 +6,9 @@ import functools
 import itertools
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
+LONGEST_FIELD = 1024  # characters of an ETag or date that is kept
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 
 
@@ -94,12 +94,14 @@ def _is_past(modified: str, date: str | None) -> bool:
 @functools.lru_cache(64)
 def _moment(date: str) -> float:
     """Unix time. The same Date comes with each answer of a second."""
+    from email.utils import parsedate_to_datetime  # which imports a lot, and few runs need
+
     return parsedate_to_datetime(date).timestamp()
 
 
 def _short(value: str | None) -> str | None:
     return (
         value
-        if value is not None and len(value) <= 1024 and value.isascii() and value.isprintable()
+        if value is not None and len(value) <= LONGEST_FIELD and value.isascii() and value.isprintable()
         else None
     )

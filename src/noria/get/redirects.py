@@ -1,16 +1,20 @@
 """Where a redirect leads, and what may come along."""
 
 from collections.abc import Mapping
-
-from yarl import URL
+from typing import TYPE_CHECKING
 
 from noria.get.failures import Failure, parse_url, printable
+
+if TYPE_CHECKING:
+    from yarl import URL
 
 STATUSES = frozenset({301, 302, 303, 307, 308})
 
 
-def target(url: URL, location: str | None, *, allow_downgrade: bool) -> URL:
+def target(url: "URL", location: str | None, *, allow_downgrade: bool) -> "URL":
     """The URL that an answer from `url` redirects to by `location`. Raises Failure if nobody should go there."""
+    from yarl import URL
+
     if not location:
         raise Failure("redirected without saying where to", kind="redirect")
     try:
@@ -30,7 +34,7 @@ def target(url: URL, location: str | None, *, allow_downgrade: bool) -> URL:
     return there
 
 
-def same_party(url: URL, there: URL) -> bool:
+def same_party(url: "URL", there: "URL") -> bool:
     """Whether secrets meant for `url` may go to `there`: the same host and port and protocol, or the same host's
     https instead of its http.
     """

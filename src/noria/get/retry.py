@@ -10,7 +10,6 @@ import random
 import time
 from dataclasses import dataclass
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 
 # Statuses that a later attempt may see gone: the same that curl --retry means, and 425 (RFC 8470).
 RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -45,6 +44,8 @@ def parse_retry_after(header: str | None) -> float | None:
     text = header.strip()
     if text.isascii() and text.isdigit():
         return float(text[:12])  # longer ones are beyond every bound anyway
+    from email.utils import parsedate_to_datetime
+
     try:
         date = parsedate_to_datetime(text)
     except ValueError:

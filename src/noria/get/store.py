@@ -6,7 +6,6 @@ when everything is in it, and not before. Its methods are called one at a time.
 
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -87,11 +86,17 @@ class LocalStore:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = os.fspath(directory)
+        self._beginning = os.path.join(self.directory, "")  # of all paths; asked for with each file
 
     def prepare(self) -> None:
         """Make the directory and see that files can be made in it. Raises OSError."""
         os.makedirs(self.directory, exist_ok=True)
-        tempfile.TemporaryFile(dir=self.directory).close()
+        try:
+            os.close(os.open(self.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except OSError:  # not every file system has such files
+            import tempfile
+
+            tempfile.TemporaryFile(dir=self.directory).close()
 
     def exists(self, name: str) -> bool:
         """Whether `name` is there, be it a broken link."""
@@ -128,7 +133,7 @@ class LocalStore:
 
     def where(self, name: str) -> str:
         """The path."""
-        return os.path.join(self.directory, name)
+        return self._beginning + name
 
 
 def _stamp(path: str) -> Stamp | None:
