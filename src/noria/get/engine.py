@@ -26,7 +26,7 @@ from noria.get.digests import parse_checksum
 from noria.get.failures import Failure
 from noria.get.fetch import Fetcher, Job, Outcome
 from noria.get.filebatch import FileBatch
-from noria.get.hosts import Window
+from noria.get.hosts import Hosts, Window
 from noria.get.journal import Journal
 from noria.get.lean import LeanSession
 from noria.get.names import Names, name_from_url, safe_name
@@ -79,7 +79,9 @@ async def download(
 class Downloader:
     """Downloads with the same options, session and journal, over and over; an asynchronous context manager.
 
-    The arguments are those of `download_all`. Entering raises as `download_all` does.
+    The arguments are those of `download_all`. Calls may run at once: per_host (concurrency, if it is None), rate,
+    host_rate and what adaptive has found out hold for all of them together, concurrency as a whole for each
+    `download_all`. Entering raises as `download_all` does.
     """
 
     def __init__(self, directory: str | os.PathLike[str] = ".", **options: Unpack[Options]) -> None:
@@ -87,6 +89,10 @@ class Downloader:
         self._directory = os.fspath(directory)
         self._stack = contextlib.AsyncExitStack()
         self._names = Names()
+        # Of all calls together, however many are made at once.
+        settings = self._settings
+        self._hosts = Hosts(settings.per_host or settings.concurrency, adaptive=settings.adaptive)
+        self._activity = settings.activity if settings.activity is not None else Activity()
         self._session: aiohttp.ClientSession | LeanSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -139,17 +145,15 @@ class Downloader:
         if self._session is None:
             raise RuntimeError("a Downloader works between `async with` and its end")
         settings = self._settings
-        window: Window[Job] = Window(
-            _WINDOW * concurrency, settings.per_host or concurrency, adaptive=settings.adaptive
-        )
-        activity = settings.activity if settings.activity is not None else Activity()
+        window: Window[Job] = Window(_WINDOW * concurrency, self._hosts)
+        activity = self._activity
         fetcher = Fetcher(
             client=self._client,
             store=self._store,
             journal=self._journal,
             settings=settings,
             policy=RetryPolicy(settings.retries, longest=settings.longest_wait),
-            window=window,
+            hosts=self._hosts,
             activity=activity,
             pool=self._pool,
             piece=max(64 * _KIB, min(_PIECE, _ALL_PIECES // settings.concurrency)),
@@ -319,6 +323,7 @@ class _Run:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._window.close()
             await self._source.close()
 
     async def _work(self, queue: asyncio.Queue[Result | Exception | None]) -> None:
@@ -350,7 +355,7 @@ class _Run:
     def _show_limit(self) -> None:
         adaptive = self._fetcher.settings.adaptive
         self._activity.limit = (
-            min(self._concurrency, max(1, self._window.limit)) if adaptive else self._concurrency
+            min(self._concurrency, max(1, self._fetcher.hosts.limit)) if adaptive else self._concurrency
         )
 
     async def _download(self, job: Job) -> Result:

@@ -23,7 +23,7 @@ from noria.get.decoding import Decoder
 from noria.get.digests import Digests, Expected, parse_checksum_file, parse_repr_digest
 from noria.get.failures import Failure
 from noria.get.filebatch import FileBatch
-from noria.get.hosts import Window
+from noria.get.hosts import Hosts
 from noria.get.journal import Journal, JournalError, Record
 from noria.get.names import is_form_of, name_from_header
 from noria.get.options import Settings
@@ -85,7 +85,7 @@ class Fetcher:
     journal: Journal | None
     settings: Settings
     policy: RetryPolicy
-    window: Window[Job]
+    hosts: Hosts
     activity: Activity
     pool: Executor
     piece: int
@@ -258,7 +258,7 @@ class Fetcher:
             try:
                 attempt = self._attempt if job.segments is None else self._attempt_segments
                 concluding = await attempt(job, transfer)
-                self.window.outcome(job, congested=False)
+                self.hosts.outcome(job, congested=False)
                 return concluding
             except Failure as error:
                 failure = error
@@ -269,7 +269,7 @@ class Fetcher:
                     error, self.settings.connect_timeout, self.settings.stall_timeout
                 )
             if failure.congested:
-                self.window.outcome(job, congested=True)
+                self.hosts.outcome(job, congested=True)
             delay = self.policy.delay(transfer.attempts, failure.retry_after) if failure.again else None
             if delay is None:
                 if (failure.retry_after or 0.0) > self.policy.longest:
