@@ -36,6 +36,8 @@ EXAMPLES = {
     "find-urls | noria get -i - -o papers": "what another program finds, as it finds it",
     "noria get -i list.parquet --url-column link --dry-run": "see what would be fetched, and where to",
     "noria get -s 8 https://example.org/big.iso": "one large file over eight connections",
+    "noria get -i urls.txt -o s3://bucket/papers --journal run.db": "into an object store; run.db knows what is done",
+    "noria get -i urls.txt -o /shared/papers --dask tcp://scheduler:8786": "with the workers of a Dask cluster",
     "noria get -i urls.txt -o papers --report run.html": "keep a page with charts of the run",
     "noria get status papers/.noria-get.db": "what is done, what failed and why",
     "noria get retry papers/.noria-get.db": "try again what failed",
@@ -88,6 +90,13 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("argument --bearer-file: not allowed with argument --user")
     if options.journal and options.no_journal:
         parser.error("argument --no-journal: not allowed with argument --journal")
+    if options.dask and options.update:
+        parser.error("argument --update: not allowed with argument --dask")
+    if options.dask and (options.ca_file or options.cert):
+        parser.error(
+            f"argument {'--cert' if options.cert else '--ca-file'}: not allowed with argument --dask; "
+            "the workers take SSL_CERT_FILE from their environment"
+        )
 
 
 def _add_input(group: argparse._ArgumentGroup) -> None:
@@ -134,7 +143,12 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("-o", "--directory", metavar="DIR", help="where files go (default: here)")
+    group.add_argument(
+        "-o",
+        "--directory",
+        metavar="DIR",
+        help="where files go (default: here): a directory, or a URL that fsspec knows, as in s3://bucket/prefix",
+    )
     group.add_argument("--overwrite", action="store_true", help="replace files that exist")
     group.add_argument("--skip-existing", action="store_true", help="take files that exist for downloaded")
     group.add_argument(
@@ -146,7 +160,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--journal",
         metavar="FILE",
-        help="where to keep what is done (default: .noria-get.db in the directory)",
+        help="where to keep what is done (default: .noria-get.db in the directory; none for a URL)",
     )
     group.add_argument("--no-journal", action="store_true", help="keep no journal")
     group.add_argument(
@@ -192,6 +206,13 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
         help="at most so many bytes a second in all, as in 10M",
     )
     group.add_argument("--host-rate", metavar="RATE", type=_rate, help="the same for each host")
+    group.add_argument(
+        "--dask",
+        metavar="CLUSTER",
+        type=_cluster,
+        help="let a Dask cluster do the work: the address of its scheduler, as in tcp://scheduler:8786, or local:N "
+        "for N processes on this machine; the limits above hold for the whole of it",
+    )
 
 
 def _add_patience(group: argparse._ArgumentGroup) -> None:
@@ -288,6 +309,13 @@ def _rate(text: str) -> int:
     return value
 
 
+def _cluster(text: str) -> str:
+    kind, colon, number = text.partition(":")
+    if not colon or (kind == "local" and not (number.isdecimal() and 1 <= int(number) <= 1000)):
+        raise ValueError
+    return text
+
+
 def _checksum(text: str) -> str:
     try:
         return parse_checksum(text)
@@ -309,4 +337,4 @@ def _header(text: str) -> list[tuple[str, str]]:
 
 # argparse names the function in its message: "invalid seconds value: 'x'".
 _seconds.__name__, _count.__name__, _at_least_one.__name__ = "seconds", "count", "number"
-_size.__name__, _rate.__name__ = "size", "rate"
+_size.__name__, _rate.__name__, _cluster.__name__ = "size", "rate", "cluster"

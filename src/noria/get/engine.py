@@ -24,12 +24,13 @@ from noria.get.client import Client, make_session
 from noria.get.credentials import Credentials
 from noria.get.digests import parse_checksum
 from noria.get.failures import Failure
-from noria.get.fetch import Fetcher, Job, Outcome
+from noria.get.fetch import Fetcher, Job, Outcome, recorded_or_full
 from noria.get.filebatch import FileBatch
 from noria.get.hosts import Hosts, Window
-from noria.get.journal import Journal
+from noria.get.journal import Journal, JournalError
 from noria.get.lean import LeanSession
 from noria.get.names import Names, name_from_url, safe_name
+from noria.get.objects import is_url
 from noria.get.options import Options, Settings
 from noria.get.rates import TokenBucket
 from noria.get.results import Activity, Result, Transfer
@@ -99,10 +100,11 @@ class Downloader:
         settings = self._settings
         loop = asyncio.get_running_loop()
         async with contextlib.AsyncExitStack() as stack:
-            self._pool = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="noria-get")
+            self._store: Store = settings.store if settings.store is not None else LocalStore(self._directory)
+            threads = getattr(self._store, "threads", _FILE_THREADS)
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="noria-get")
             # Idle by the end, or busy with a disk that the loop must not wait for.
             stack.callback(self._pool.shutdown, wait=False)
-            self._store: Store = settings.store if settings.store is not None else LocalStore(self._directory)
             await loop.run_in_executor(self._pool, self._store.prepare)
             credentials = await loop.run_in_executor(self._pool, Credentials, settings)
             self._journal = settings.journal if isinstance(settings.journal, Journal) else None
@@ -112,7 +114,8 @@ class Downloader:
                 self._journal = journal
                 stack.push_async_callback(loop.run_in_executor, self._pool, journal.close)
             # A store of another kind, or one that was given, writes in its own way.
-            self._batch = FileBatch(self._pool) if type(self._store) is LocalStore else None
+            plain = type(self._store) is LocalStore and self._store.parts is None
+            self._batch = FileBatch(self._pool) if plain else None
             session: aiohttp.ClientSession | LeanSession | None = settings.session
             if session is None:
                 session = await stack.enter_async_context(make_session(settings))
@@ -196,7 +199,7 @@ class _Source:
             while not ended:
                 await self._window.wait_for_room()
                 batch, ended = await self._batch(min(_BATCH, self._window.room))
-                for job in await self._register([_job(target) for target in batch]):
+                for job in await self._register([make_job(target) for target in batch]):
                     self._window.put(job)
             if self._journal is not None and self._finish:
                 self.ended = True
@@ -241,7 +244,15 @@ class _Source:
         elif fit:
             entries = [(job.target, job.wanted) for job in fit]
             register = self._journal.register
-            rows = await asyncio.get_running_loop().run_in_executor(self._pool, register, entries)
+            try:
+                rows = await asyncio.get_running_loop().run_in_executor(self._pool, register, entries)
+            except JournalError as error:
+                if not error.full:
+                    raise
+                # Without a row a file has no name that is its own. By the time of the others there may be room.
+                for job in fit:
+                    job.failure = Failure(str(error), kind="disk")
+                return jobs
             for job, row in zip(fit, rows, strict=True):
                 job.row, job.name = row, row.name
         return jobs
@@ -262,7 +273,8 @@ async def _coroutine(iterator: AsyncIterator[str | Target]) -> str | Target:
     return await anext(iterator, _END)
 
 
-def _job(given: str | Target) -> Job:
+def make_job(given: str | Target) -> Job:
+    """The download that `given` asks for; its `failure` says if it is none."""
     target = given if isinstance(given, Target) else Target(given)
     job = Job(target)
     try:
@@ -284,6 +296,12 @@ def _job(given: str | Target) -> Job:
     except ValueError as error:
         job.failure = Failure(str(error), kind="checksum")
     return job
+
+
+def result_path(store: Store, name: str) -> Path | str:
+    """Where `name` is in `store`, for a Result; a string if that is a URL, of which a Path would take a slash."""
+    where = store.where(name)
+    return where if is_url(where) else Path(where)
 
 
 class _Run:
@@ -318,7 +336,8 @@ class _Run:
                 raise self._source.error
             journal = self._fetcher.journal
             if self._source.ended and journal is not None:
-                await asyncio.get_running_loop().run_in_executor(self._fetcher.pool, journal.finished)
+                with recorded_or_full():
+                    await asyncio.get_running_loop().run_in_executor(self._fetcher.pool, journal.finished)
         finally:
             for task in tasks:
                 task.cancel()
@@ -375,7 +394,7 @@ class _Run:
             del self._activity.transfers[transfer]
         return Result(
             url=job.target.url,
-            path=Path(self._fetcher.store.where(job.name)) if failure is None else None,
+            path=result_path(self._fetcher.store, job.name) if failure is None else None,
             size=outcome.size,
             status=transfer.status,
             error=failure.message if failure else None,

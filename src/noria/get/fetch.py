@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import fnmatch
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate, parsedate_to_datetime
@@ -179,8 +179,10 @@ class Fetcher:
         """In a thread: the size of the file if nothing need be done; else find the part to go on with."""
         store, journal, row = self.store, self.journal, job.row
         if row is not None and journal is not None:
-            if row.state == journals.FINISHING and self._was_finished(job, row):
-                return row.size
+            if row.state == journals.FINISHING and (size := self._was_finished(job, row)) is not None:
+                with recorded_or_full():
+                    journal.adopt(row.id, size)
+                return size
             if row.state == journals.DONE and not self.settings.update:
                 found = store.stamp(job.name)
                 if found is not None and found.size == row.size:
@@ -190,15 +192,23 @@ class Fetcher:
         if self.settings.skip_existing and store.exists(job.name):
             if journal is not None and row is not None:
                 found = store.stamp(job.name)
-                journal.adopt(row.id, found.size if found else 0)
+                with recorded_or_full():
+                    journal.adopt(row.id, found.size if found else 0)
             return 0
         return None
 
-    def _was_finished(self, job: Job, row: Record) -> bool:
-        """The process died between the two records around the rename: see on which side of it."""
-        assert self.journal is not None
+    def _was_finished(self, job: Job, row: Record) -> int | None:
+        """The process died between the two records around the rename: see on which side of it. The size of the file
+        if that was its end.
+        """
         store = self.store
         found, part = store.stamp(job.name), store.part_stamp(job.name)
+        if row.inode == 0:
+            # A store without inodes, or one that a cluster worked on (with a size of -1). The name was free then,
+            # unless files are replaced; who has it now was given it by us, when he was whole.
+            if found is None or self._replaces() or (row.size >= 0 and found.size != row.size):
+                return None
+            return found.size
         if part is not None and (part.size, part.inode) == (row.size, row.inode):
             if found is not None and found.inode == part.inode:  # it has both names
                 store.remove_part(job.name)
@@ -206,11 +216,10 @@ class Fetcher:
                 try:
                     store.open(job.name, overwrite=self._replaces()).publish()
                 except OSError:
-                    return False
-        elif found is None or row.inode == 0 or (found.size, found.inode) != (row.size, row.inode):
-            return False
-        self.journal.adopt(row.id, row.size)
-        return True
+                    return None
+        elif found is None or (found.size, found.inode) != (row.size, row.inode):
+            return None
+        return row.size
 
     def _find_part(self, job: Job, row: Record) -> None:
         validator = Validator(row.etag, row.modified)
@@ -523,7 +532,8 @@ class Fetcher:
                 journal.finishing(row.id, stamp, job.last_etag or validator.etag, validator.modified)
             part.publish(mtime)
             if journal is not None and row is not None:
-                journal.done(row.id, attempts=attempts, status=status, checksum=summed.text())
+                with recorded_or_full():
+                    journal.done(row.id, attempts=attempts, status=status, checksum=summed.text())
             return Outcome(stamp.size, checksum=summed.text())
 
         return ending
@@ -756,6 +766,18 @@ class Fetcher:
             raise
         except OSError as error:
             raise Failure(f"cannot write: {error.strerror or error}", kind="disk") from None
+
+
+@contextlib.contextmanager
+def recorded_or_full() -> Iterator[None]:
+    """Around a record that a file is done. Should there be no room for it, the file is there all the same, and the
+    next run finds that out.
+    """
+    try:
+        yield
+    except JournalError as error:
+        if not error.full:
+            raise
 
 
 def _beside(transfer: Transfer) -> Transfer:

@@ -111,7 +111,11 @@ class JournalStatus:
 
 
 class JournalError(OSError):
-    """The journal cannot be used: another run has it, or it is none."""
+    """The journal cannot be used: another run has it, or it is none. full: something could not be written, for lack of
+    room (a full disk, a quota) or by another error of the disk; reading goes on, and so may writing, later.
+    """
+
+    full = False
 
 
 class Journal:
@@ -450,7 +454,11 @@ class Journal:
 
     def _error(self, error: Exception) -> JournalError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return JournalError(f"cannot use the journal {self.path}: {reason}")
+        failure = JournalError(f"cannot use the journal {self.path}: {reason}")
+        # The lowest byte is the kind; SQLite has a full disk as FULL, a quota and a file too large as IOERR.
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        failure.full = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+        return failure
 
 
 def _key(target: Target) -> int:

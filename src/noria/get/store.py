@@ -47,7 +47,7 @@ class Part(Protocol):
 
 class Store(Protocol):
     """A place for files. `seekable`: parts stay when the process ends, may be written at any offset, and be
-    read again.
+    read again. A store may have `threads`, the calls that may wait at a time (4).
     """
 
     seekable: bool
