@@ -6,6 +6,7 @@ this, cost no start of an HTTP client.
 
 import argparse
 import os
+import re
 
 from noria.get.columns import parse_checksum, parse_header
 
@@ -17,7 +18,8 @@ DESCRIPTION = "Download files by http and https, many at a time, and go on where
 EXIT_STATUSES = {
     OK: "every file arrived, or was there already and was to be left",
     SOME_FAILED: "some did not, or rows of a list were wrong; each has a line with the reason on standard error",
-    WRONG_USAGE: "wrong usage: an option, a list that cannot be opened, a directory that cannot be written to",
+    WRONG_USAGE: "wrong usage: an option, a list that cannot be opened, a directory that cannot be written to, a "
+    "cluster that cannot be reached",
     INTERRUPTED: "interrupted by Ctrl-C; what is complete stays, and the same command goes on from there",
 }
 
@@ -310,8 +312,7 @@ def _rate(text: str) -> int:
 
 
 def _cluster(text: str) -> str:
-    kind, colon, number = text.partition(":")
-    if not colon or (kind == "local" and not (number.isdecimal() and 1 <= int(number) <= 1000)):
+    if not re.fullmatch(r"local:[1-9]\d{0,2}|(tcp|tls|ucx|wss?)://\S+", text):
         raise ValueError
     return text
 

@@ -207,10 +207,10 @@ async def _download(options: argparse.Namespace, targets: Any, keywords: dict[st
 
 def _os_words(error: OSError, directory: str) -> str:
     """What could not be used, and why."""
-    from noria.get.objects import is_url
+    from noria.get.objects import is_url, shown
 
     if is_url(directory):
-        return str(error.strerror or error)  # which names it
+        return f"cannot write to {shown(directory)}: {error.strerror or error}"
     where, verb = error.filename, "use"
     if not isinstance(where, str) or os.path.abspath(where).startswith(os.path.abspath(directory)):
         where, verb = directory, "write to"
@@ -263,7 +263,7 @@ def _store(options: argparse.Namespace) -> Any:
     """Where files go, if that is no directory of this machine's. Raises _UsageError."""
     if ":" not in options.directory:
         return None
-    from noria.get.objects import is_url, make_store
+    from noria.get.objects import is_url, make_store, shown
     from noria.get.store import LocalStore
 
     if not is_url(options.directory):
@@ -276,9 +276,13 @@ def _store(options: argparse.Namespace) -> Any:
         options.directory = store.directory
         return None
     if options.update and not options.journal:
-        raise _UsageError(f"--update needs --journal FILE with {options.directory}, which keeps no times")
+        raise _UsageError(
+            f"--update needs --journal FILE for {shown(options.directory)}, which keeps no times"
+        )
     if (options.segments or 1) > 1:
-        raise _UsageError(f"--segments does not work with {options.directory}: files are written in one go")
+        raise _UsageError(
+            f"--segments cannot be used for {shown(options.directory)}: files are written in one go"
+        )
     return store
 
 

@@ -15,6 +15,7 @@ is shown without them, and so are errors.
 """
 
 import contextlib
+import errno
 import os
 import re
 import threading
@@ -69,6 +70,8 @@ class FsspecStore:
             raise ValueError(f"{shown(url)}: {_without(self._secrets(), str(error))}") from None
         self._root = self._root.rstrip("/")
         protocols = self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
+        if "http" in protocols:
+            raise ValueError(f"{shown(url)}: by http, files can be fetched only")
         self._atomic = not _ATOMIC.isdisjoint(protocols)
 
     def __repr__(self) -> str:
@@ -83,7 +86,7 @@ class FsspecStore:
 
     def prepare(self) -> None:
         """Make the directory, where there are directories, and see that it can be reached. Raises OSError."""
-        with self._os_errors("reach"):
+        with self._os_errors():
             if self._atomic:
                 # Has no directories. Of the bucket, neither listing nor creation need be allowed: a missing name
                 # in it says whether it can be asked.
@@ -96,13 +99,13 @@ class FsspecStore:
 
     def exists(self, name: str) -> bool:
         """Whether there is a file `name`, asked anew each time. Raises OSError."""
-        with self._os_errors("look for", name):
+        with self._os_errors(name):
             self._fs.invalidate_cache(self._root)
             return bool(self._fs.exists(self._path(name)))
 
     def stamp(self, name: str) -> Stamp | None:
         """Of the complete file `name`; the time of its last change is left out. Raises OSError."""
-        with self._os_errors("look for", name):
+        with self._os_errors(name):
             self._fs.invalidate_cache(self._root)
             try:
                 found = self._fs.info(self._path(name))
@@ -138,7 +141,7 @@ class FsspecStore:
     def make_parts(self) -> None:
         """Make the directory of the parts, if it is of use. Raises OSError."""
         if self.parts and not self._atomic:
-            with self._os_errors("reach"):
+            with self._os_errors():
                 self._fs.makedirs(f"{self._root}/{self.parts}", exist_ok=True)
 
     def remove_parts(self) -> None:
@@ -160,7 +163,7 @@ class FsspecStore:
     def _start(self, name: str, overwrite: bool) -> _Writable:
         if not overwrite and self.exists(name):
             raise FileExistsError(f"{self.where(name)} exists")
-        with self._os_errors("write", name):
+        with self._os_errors(name):
             if not self._atomic:
                 file = self._fs.open(self._part(name), "wb")
             else:
@@ -171,7 +174,7 @@ class FsspecStore:
 
     def _finish(self, file: _Writable, name: str, overwrite: bool) -> None:
         try:
-            with self._os_errors("write", name):
+            with self._os_errors(name):
                 file.close()
                 if not self._atomic:
                     if not overwrite and self.exists(name):
@@ -195,20 +198,20 @@ class FsspecStore:
             self._fs.rm_file(self._part(name))
 
     @contextlib.contextmanager
-    def _os_errors(self, what: str, name: str = "") -> Any:
+    def _os_errors(self, name: str = "") -> Any:
         """Make every error an OSError of the same kind, in one line, without credentials."""
         try:
             yield
         except Exception as error:
             place = self.where(name) if name else shown(self.url)
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            message = f"cannot {what} {place}: {printable(_without(self._secrets(), reason))}"
+            reason = printable(_without(self._secrets(), reason))
             if isinstance(error, FileExistsError):
                 raise FileExistsError(f"{place} exists") from None
             kind = (
                 type(error) if type(error) in (FileNotFoundError, PermissionError, TimeoutError) else OSError
             )
-            raise kind(getattr(error, "errno", None) or 5, message) from None
+            raise kind(getattr(error, "errno", None) or errno.EIO, reason, place) from None
 
     def _secrets(self) -> list[str]:
         """Every text that no message may hold."""
@@ -279,7 +282,7 @@ class ObjectPart:
             raise ValueError(f"{self.path} is closed")
         if self._file is None:
             self._file = self._store._start(self._name, self._overwrite)
-        with self._store._os_errors("write", self._name):
+        with self._store._os_errors(self._name):
             for chunk in chunks:
                 self._file.write(chunk)
                 self._size += len(chunk)
