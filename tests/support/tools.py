@@ -13,6 +13,7 @@ import pytest
 
 # Program -> the Debian package it comes in.
 PACKAGES = {
+    "btrfs": "btrfs-progs",
     "chromium": "chromium",
     "curl": "curl",
     "fish": "fish",
@@ -24,6 +25,7 @@ PACKAGES = {
     "postgres": "postgresql",
     "redis-server": "redis-server",
     "strace": "strace",
+    "tinyproxy": "tinyproxy-bin",
     "tmux": "tmux",
     "unshare": "util-linux",
     "valgrind": "valgrind",
