@@ -3,14 +3,17 @@ they go. What is found here is sent and nothing else: it is in no message and no
 """
 
 import base64
-import http.cookiejar
-import netrc as netrc_module
 import os
-import urllib.request
+from typing import TYPE_CHECKING
 
 from yarl import URL
 
 from noria.get.options import Settings
+
+# Imported where they are needed, which is seldom: they take as long as an HTTP client.
+if TYPE_CHECKING:
+    import http.cookiejar
+    import netrc as netrc_module
 
 
 class Credentials:
@@ -27,17 +30,19 @@ class Credentials:
         self._netrc = _read_netrc() if settings.netrc else None
         self._cookies: http.cookiejar.MozillaCookieJar | None = None
         if settings.cookies is not None:
-            self._cookies = http.cookiejar.MozillaCookieJar()
+            from http.cookiejar import LoadError, MozillaCookieJar
+
+            self._cookies = MozillaCookieJar()
             try:
                 self._cookies.load(os.fspath(settings.cookies), ignore_discard=True, ignore_expires=True)
-            except http.cookiejar.LoadError as error:
+            except LoadError as error:
                 raise ValueError(f"not a cookies file: {error}") from None
             for cookie in self._cookies:
                 if cookie.expires == 0:  # a session's, as curl and browsers' exporters write it
                     cookie.expires, cookie.discard = None, True
             self._cookies.clear_expired_cookies()
         self._proxy = settings.proxy
-        self._proxies = urllib.request.getproxies_environment() if settings.proxy is None else {}
+        self._proxies = _proxies_of_environment() if settings.proxy is None else {}
 
     def authorization(self, url: URL) -> str | None:
         """The Authorization header for the first request, to `url`: the URL's own user goes first."""
@@ -53,6 +58,8 @@ class Credentials:
         """The Cookie header for `url`, by the rules of the file."""
         if self._cookies is None:
             return None
+        import urllib.request
+
         request = urllib.request.Request(str(url))
         self._cookies.add_cookie_header(request)
         return request.get_header("Cookie")
@@ -66,6 +73,8 @@ class Credentials:
         address = self._proxies.get(url.scheme) or self._proxies.get("all")
         if not address:
             return None
+        import urllib.request
+
         where = f"{url.host}:{url.port}"
         if urllib.request.proxy_bypass_environment(where, self._proxies):  # type: ignore[attr-defined]
             return None
@@ -76,7 +85,17 @@ def _basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _read_netrc() -> netrc_module.netrc | None:
+def _proxies_of_environment() -> dict[str, str]:
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return {}
+    import urllib.request
+
+    return urllib.request.getproxies_environment()
+
+
+def _read_netrc() -> "netrc_module.netrc | None":
+    import netrc as netrc_module
+
     path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
     try:
         return netrc_module.netrc(path)
