@@ -223,7 +223,7 @@ def test_a_file_that_changes_in_the_middle_of_its_segments_is_one_version(
     """The server changes it when all segments are under way and have brought something, and breaks off; asked again,
     it honours If-Range (tells), or goes on with a part of the new version under its new ETag.
     """
-    old, new = os.urandom(4_000_000), os.urandom(4_000_000)
+    old, new = os.urandom(5_000_000), os.urandom(5_000_000)
     changed = asyncio.Event()
     asked: list[str | None] = []
 
