@@ -17,7 +17,8 @@ DESCRIPTION = "Download files by http and https, many at a time, and go on where
 # Exit status -> what it means. Help, man page and docs/get.md say the same.
 EXIT_STATUSES = {
     OK: "every file arrived, or was there already and was to be left",
-    SOME_FAILED: "some did not, or rows of a list were wrong; each has a line with the reason on standard error",
+    SOME_FAILED: "some did not, or rows of a list were wrong: each has a line with the reason on standard error; or a "
+    "list, the journal or the cluster broke off",
     WRONG_USAGE: "wrong usage: an option, a list that cannot be opened, a directory that cannot be written to, a "
     "cluster that cannot be reached",
     INTERRUPTED: "interrupted by Ctrl-C; what is complete stays, and the same command goes on from there",
@@ -82,6 +83,11 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("standard input can be read once only (-i -)")
     if options.checksum and (len(options.url) != 1 or options.input):
         parser.error("--checksum is for a single URL; a list has a column for it")
+    if options.name is not None:
+        if len(options.url) != 1 or options.input:
+            parser.error("--name is for a single URL; a list has a column for it")
+        if "/" in options.name or not options.name:
+            parser.error("--name is the name of a file; its directory goes with -o")
     chosen = [name for name in ("overwrite", "skip_existing", "update") if getattr(options, name)]
     if len(chosen) > 1:
         first, second = (f"--{name.replace('_', '-')}" for name in chosen[:2])
@@ -151,6 +157,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         metavar="DIR",
         help="where files go (default: here): a directory, or a URL that fsspec knows, as in s3://bucket/prefix",
     )
+    group.add_argument("-O", "--name", metavar="NAME", help="what to call the one URL's file")
     group.add_argument("--overwrite", action="store_true", help="replace files that exist")
     group.add_argument("--skip-existing", action="store_true", help="take files that exist for downloaded")
     group.add_argument(
@@ -188,7 +195,10 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
         "-j", "--jobs", metavar="N", type=_at_least_one, default=32, help="downloads at a time (32)"
     )
     group.add_argument(
-        "--per-host", metavar="N", type=_at_least_one, help="downloads at a time from one host"
+        "--per-host",
+        metavar="N",
+        type=_at_least_one,
+        help="of them, from one host and port (default: as many as in all)",
     )
     group.add_argument(
         "--adaptive", action="store_true", help="find out how many at a time the servers bear, up to -j"
@@ -221,10 +231,10 @@ def _add_patience(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--retries", metavar="N", type=_count, default=4, help="attempts after the first (4)")
     for option, default, words in [
         ("--max-wait", 60.0, "longest wait before another attempt (60)"),
-        ("--connect-timeout", 30.0, "for name lookup, connection and TLS (30)"),
-        ("--first-byte-timeout", 0.0, "from the request to the answer (none)"),
-        ("--stall-timeout", 30.0, "without a byte (30)"),
-        ("--timeout", 0.0, "for one URL, attempts and waits included (none)"),
+        ("--connect-timeout", 30.0, "longest time for name lookup, connection and TLS together (30)"),
+        ("--first-byte-timeout", 0.0, "longest time from the request to the answer (none)"),
+        ("--stall-timeout", 30.0, "longest time without a byte (30)"),
+        ("--timeout", 0.0, "longest time for one URL, attempts and waits included (none)"),
     ]:
         group.add_argument(option, metavar="S", type=_seconds, default=default, help=words)
 

@@ -121,6 +121,7 @@ class Targets:
         from noria.get.sources import open_list
 
         self._urls: list[str] = options.url
+        self._name: str | None = options.name
         self._checksum: str | None = options.checksum
         columns = ColumnNames(
             options.url_column,
@@ -148,7 +149,7 @@ class Targets:
         from noria.get.target import Target
 
         for url in self._urls:
-            yield Target(url, checksum=self._checksum)
+            yield Target(url, self._name, self._checksum)
         for source in self._lists:
             async with contextlib.aclosing(source.items()) as items:
                 async for item in items:
@@ -246,7 +247,11 @@ async def _dry_run(options: argparse.Namespace, targets: Any, store: Any) -> int
                 status = SOME_FAILED
                 continue
             name = names.claim(safe_name(item.name or "") or wanted)
-            path = os.path.join(options.directory, name) if store is None else store.where(name)
+            path = (
+                os.path.normpath(os.path.join(options.directory, name))
+                if store is None
+                else store.where(name)
+            )
             if options.json:
                 event = {"event": "plan", "url": without_password(item.url), "path": path}
                 lines.append(json.dumps({**event, "size": item.size, "checksum": item.checksum}))
