@@ -316,6 +316,30 @@ def test_a_death_between_upload_and_record_is_understood(
 
 
 @pytest.mark.once
+def test_ctrl_c_leaves_no_upload_behind(
+    s3_endpoint: str, bucket: str, faults: FaultServer, tmp_path: Path
+) -> None:
+    async def half(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 30000000\r\n\r\n" + bytes(12_000_000))
+        await exchange.hang()
+
+    s3 = store(s3_endpoint)
+    name = bucket.split("/")[2]
+    command = [*GET, "-o", bucket, "--journal", str(tmp_path / "db"), faults.on("/x", half)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as process:
+        try:
+            _wait(lambda: s3.list_multipart_uploads(name))
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=DEADLINE)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert objects(s3_endpoint, bucket) == {}
+    assert s3.list_multipart_uploads(name) == []
+
+
+@pytest.mark.once
 def test_a_cluster_fills_a_bucket(
     s3_endpoint: str, bucket: str, docs: Path, start_nginx: Callable[..., Nginx], tmp_path: Path
 ) -> None:

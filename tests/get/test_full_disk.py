@@ -115,3 +115,29 @@ def test_a_journal_that_cannot_be_shared_says_so(server: Nginx, tmp_path: Path) 
         pytest.skip(f"cannot mount btrfs: {ended.stderr.strip()}")
     assert ended.stdout.splitlines()[-1] == "0", ended.stderr
     assert "a run has it to itself" in ended.stdout
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_what_may_not_be_written_and_what_cannot_be_named_fail_alone(
+    server: Nginx, tmp_path: Path, journal: bool
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "1.bin.part").touch(mode=0)  # somebody else's
+    (out / "2.bin.part").mkdir()
+    (out / "3.bin.part").symlink_to(tmp_path / "elsewhere")
+    urls = [server.url(f"{number}.bin") for number in range(6)]
+    command = [*GET, "-o", str(out), *([] if journal else ["--no-journal"]), *urls]
+    if os.geteuid() == 0:  # root, but without the right to write everywhere
+        command = [require("setpriv"), "--bounding-set", "-dac_override,-dac_read_search", *command]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    for number, words in [
+        (1, "Permission denied"),
+        (2, "Is a directory"),
+        (3, "Too many levels of symbolic links"),
+    ]:
+        assert f"{urls[number]}: cannot write {out}/{number}.bin: {words}" in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("3 downloaded, 3 failed, ")
+    assert sorted(path.name for path in out.glob("*.bin")) == ["0.bin", "4.bin", "5.bin"]
+    assert not (tmp_path / "elsewhere").exists()

@@ -24,6 +24,7 @@ PACKAGES = {
     "openssl": "openssl",
     "postgres": "postgresql",
     "redis-server": "redis-server",
+    "setpriv": "util-linux",
     "strace": "strace",
     "tinyproxy": "tinyproxy-bin",
     "tmux": "tmux",

@@ -216,6 +216,7 @@ class ClusterDownloader:
         settings = self._settings
         concurrency, per_host = settings.concurrency, settings.per_host
         slots = min(max(1, self._link.workers), concurrency, per_host or concurrency)
+        self._activity.limit = concurrency // slots * slots
         share = {**self._options, "concurrency": concurrency // slots, "overwrite": True}
         if per_host is not None:
             share["per_host"] = per_host // slots
