@@ -82,11 +82,7 @@ _TRANSFER = ("url", "name", "size", "received", "status", "attempts", "waiting",
 
 
 class ClusterError(Exception):
-    """The cluster cannot be used, or failed as a whole. begun: it was there at first."""
-
-    def __init__(self, message: str, *, begun: bool = True) -> None:
-        super().__init__(message)
-        self.begun = begun
+    """The cluster cannot be used, or failed as a whole."""
 
 
 @dataclass(slots=True)
@@ -307,9 +303,7 @@ class _Link:
             if self._cluster is not None:
                 self._cluster.close()
             reason = failures.printable(str(error) or type(error).__name__)
-            raise ClusterError(
-                f"cannot use the cluster {failures.printable(cluster)}: {reason}", begun=False
-            ) from None
+            raise ClusterError(f"cannot use the cluster {failures.printable(cluster)}: {reason}") from None
         self._over = threading.Event()
         self._reader = threading.Thread(target=self._read, name="noria-get-cluster-reader", daemon=True)
         self._reader.start()
@@ -328,11 +322,16 @@ class _Link:
 
         Variable(f"{self.run}-{attempt}", client=self._client).set(work)
 
-    def close(self) -> None:
-        """Stop what is under way and let the cluster go."""
+    def stop(self) -> None:
+        """Tell the workers to stop."""
         self._over.set()
         with contextlib.suppress(Exception):
             self._stop.set()
+
+    def close(self) -> None:
+        """Stop what is under way and let the cluster go."""
+        self.stop()
+        with contextlib.suppress(Exception):
             self._channel.put(_OVER)
             self._reader.join()
             self._channel.close()
@@ -430,6 +429,8 @@ class _Run:
             if journal is not None:
                 await loop.run_in_executor(self._pool, journal.finished)
         finally:
+            if self._shards:
+                await asyncio.shield(loop.run_in_executor(self._pool, self._link.stop))
             for shard in self._shards.values():
                 if shard.store is not None:
                     await asyncio.shield(loop.run_in_executor(self._pool, shard.store.remove_parts))
@@ -699,7 +700,8 @@ async def _download(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(finished.wait(), _FLUSH)
             await send()
-            if await asyncio.to_thread(unwanted):
+            # Without the directory the shard is somebody else's.
+            if await asyncio.to_thread(lambda: unwanted() or not store.has_parts()):
                 return False
         await send()  # what has come since
         return True

@@ -144,6 +144,10 @@ class FsspecStore:
             with self._os_errors():
                 self._fs.makedirs(f"{self._root}/{self.parts}", exist_ok=True)
 
+    def has_parts(self) -> bool:
+        """Whether it is there, where that matters; not everywhere are there directories that could be missing."""
+        return True
+
     def remove_parts(self) -> None:
         """Remove it with all that is in it. Raises nothing."""
         if self.parts and not self._atomic:

@@ -147,6 +147,10 @@ class LocalStore:
         """Make the directory of the parts. Raises OSError."""
         os.makedirs(os.path.join(self.directory, self.parts or ""), exist_ok=True)
 
+    def has_parts(self) -> bool:
+        """Whether it is there."""
+        return os.path.isdir(os.path.join(self.directory, self.parts or ""))
+
     def remove_parts(self) -> None:
         """Remove it with all that is in it. Raises nothing."""
         if self.parts:
