@@ -14,7 +14,6 @@ FILE`.
 import argparse
 import builtins
 import importlib.machinery
-import importlib.metadata
 import importlib.util
 import io
 import os
@@ -62,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _version() -> str:
-    found: str | None = getattr(noria, "__version__", None)
-    return found or importlib.metadata.version("noria")
+    return noria.__version__
 
 
 def _get(arguments: list[str]) -> int:

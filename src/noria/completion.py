@@ -16,6 +16,17 @@ _FILES = {
 }  # fmt: skip
 _DIRECTORIES = {"directory", "charts"}
 
+# `noria get` takes status or retry, and after them a file.
+_COMMAND_OR_FILE = {
+    "bash": "_noria_get_first",
+    "zsh": "_noria_get_first",
+    "fish": "status retry (__fish_complete_path)",
+}
+_PREAMBLE = {
+    "bash": '_noria_get_first() {\n  compgen -W "status retry" -- "$1"\n  compgen -f -- "$1"\n}\n',
+    "zsh": "_noria_get_first() {\n  local -a commands=(status retry)\n  _describe command commands\n  _files\n}\n",
+}
+
 
 def main(arguments: list[str]) -> int:
     """Print the script for the shell named in `arguments` and return the exit status.
@@ -32,7 +43,7 @@ def script(shell: str) -> str:
     """The script for `shell`, one of SHELLS."""
     import shtab
 
-    text: str = shtab.complete(_all_commands(shtab), shell=shell)
+    text: str = shtab.complete(_all_commands(shtab), shell=shell, preamble=_PREAMBLE.get(shell, ""))
     return text.rstrip("\n") + "\n"
 
 
@@ -72,7 +83,7 @@ def _all_commands(shtab: Any) -> argparse.ArgumentParser:
             elif action.dest in _DIRECTORIES:
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
             elif name == "get" and action.dest == "url":
-                action.complete = shtab.FILE  # type: ignore[attr-defined]  # after status and retry
+                action.complete = _COMMAND_OR_FILE  # type: ignore[attr-defined]
     return root
 
 

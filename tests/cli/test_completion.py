@@ -1,6 +1,9 @@
 """`noria completion`: what real shells offer after having read the script."""
 
 import os
+import pty
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,12 +72,52 @@ def test_bash_offers_values_of_options(scripts: Path, folder: Path) -> None:
     assert "--rounds" in in_bash(scripts, "noria bench --ro", folder)
 
 
+def test_bash_offers_status_and_retry_and_then_files(scripts: Path, folder: Path) -> None:
+    assert {"status", "retry", "list.csv"} <= in_bash(scripts, "noria get ", folder)
+    assert in_bash(scripts, "noria get st", folder) == {"status"}
+    assert in_bash(scripts, "noria get retry li", folder) == {"list.csv"}
+
+
 def test_zsh_takes_the_script(scripts: Path, folder: Path) -> None:
     script = scripts / "zsh"
     code = f'autoload -Uz compinit; compinit -u -d {folder}/dump; eval "$(<{script})"; print $_comps[noria]'
     done = subprocess.run([require("zsh"), "-fc", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert "noria" in done.stdout
+    # What it would show for `noria get st` is what a shell in a terminal shows.
+    code = f'autoload -Uz compinit; compinit -u -d {folder}/dump; eval "$(<{script})"; print ready\n'
+    with ZshTerminal(folder) as zsh:
+        zsh.say(code, "ready")
+        zsh.say("noria get sta\t", "noria get status")
+        zsh.say("\x15noria get ret\t", "noria get retry")
+
+
+class ZshTerminal:
+    """zsh on a terminal of its own, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        pid, self._fd = pty.fork()
+        if pid == 0:
+            os.chdir(folder)
+            os.execvpe(require("zsh"), ["zsh", "-f"], {**os.environ, "PS1": "> ", "TERM": "dumb"})
+        self._pid = pid
+
+    def __enter__(self) -> "ZshTerminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(self._fd)
+
+    def say(self, keys: str, expected: str) -> None:
+        """Type `keys` and wait until `expected` is shown."""
+        os.write(self._fd, keys.encode())
+        shown = ""
+        while expected not in shown:
+            ready, _, _ = select.select([self._fd], [], [], 20)
+            assert ready, shown
+            shown += os.read(self._fd, 4096).decode("utf-8", "replace")
 
 
 def test_fish_offers_commands_and_options(scripts: Path, folder: Path) -> None:
@@ -93,6 +136,8 @@ def test_fish_offers_commands_and_options(scripts: Path, folder: Path) -> None:
     assert "--skip-existing" in offers("noria get --sk")
     assert "--rounds" not in offers("noria get --r")
     assert {"csv", "parquet"} <= offers("noria get --input-format ")
+    assert {"status", "retry", "list.csv"} <= offers("noria get ")
+    assert "list.csv" in offers("noria get status li")
 
 
 def test_another_shell_is_wrong_usage() -> None:

@@ -37,3 +37,12 @@ def test_a_client_that_brings_nothing_has_no_figures(
     assert downloads.main(options) == 1
     assert "| idle | 0 of 2 files, 0 others |" in capsys.readouterr().out
     assert os.listdir(tmp_path) == []
+
+
+def test_a_long_journal_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "noria.bench.journals", "--rows", "3000", "--scan", "500"]
+    run = subprocess.run([*command, "--directory", str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "finding 500: " in run.stdout
+    assert "noria get retry, 3 files by a proxy: " in run.stdout
+    assert os.listdir(tmp_path) == []

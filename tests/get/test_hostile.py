@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -502,6 +503,61 @@ def test_a_bomb_is_kept_closed(faults: FaultServer, tmp_path: Path) -> None:
 
     assert one(faults.on("/x", answer), out, stall_timeout=SOON, timeout=SOON).error is None
     assert beside_nothing(out) == {"x": bomb}
+
+
+def test_a_name_with_a_nul_in_it_is_no_name(faults: FaultServer, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = ok(f"{LENGTH}\nContent-Disposition: a; filename=up\0.txt")
+    result = one(faults.on("/x", answer), out, retries=0, stall_timeout=SOON, timeout=SOON)
+    # A header that holds one is none (RFC 9110, section 5.5).
+    assert result.kind == "protocol"
+    assert beside_nothing(out) == {}
+
+
+BOMBS = """
+import json, resource, sys
+import noria
+from noria.get import download
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+options = json.loads(sys.argv[3])
+result = noria.run(download(sys.argv[1], sys.argv[2], retries=0, **options))
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps([result.error, result.kind, result.size, grown * 1024]))
+"""
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd", "br"])
+@pytest.mark.parametrize("decode", [True, False])
+def test_a_bomb_neither_fills_the_memory_nor_the_disk(
+    faults: FaultServer, tmp_path: Path, encoding: str, decode: bool
+) -> None:
+    """With a bound on the size. A body that goes on for ever, if its encoding stays as it is."""
+    packer = zlib.compressobj(9, wbits=31 if encoding == "gzip" else 15)
+    packed = packer.compress(bytes(64 * MIB)) + packer.flush()
+
+    async def answer(exchange: Exchange) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nConnection: close\r\n\r\n"
+        await exchange.send(head.encode())
+        while True:
+            await exchange.send(packed)
+
+    out = tmp_path / "out"
+    options = json.dumps({"decode": decode, "max_size": 4 * MIB})
+    ended = subprocess.run(
+        [sys.executable, "-c", BOMBS, faults.on("/x", answer), out, options],
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=True,
+    )
+    error, kind, size, grown = json.loads(ended.stdout)
+    assert (kind, size) == ("protocol" if decode and encoding in ("zstd", "br") else "refused", 0)
+    if kind == "protocol":
+        assert error == f"the content encoding '{encoding}' is not known"
+    else:
+        assert error.startswith(f"larger than {4 * MIB} bytes")
+    assert grown < 48 * MIB, f"{grown / MIB:.0f} MiB"
+    assert beside_nothing(out) == {}
 
 
 # Certificates.

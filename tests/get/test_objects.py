@@ -4,12 +4,8 @@ import gc
 import logging
 import os
 import pickle
-import re
-import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -22,25 +18,6 @@ MIB = 1 << 20
 KEY, SECRET = "the-key-of-a-test", "the-secret-of-a-test"
 
 Make = Callable[[], FsspecStore]
-
-
-@pytest.fixture(scope="module")
-def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server that speaks S3, without anything in it."""
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as stderr:
-        command = ["timeout", "600", sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)
-    try:
-        end = time.monotonic() + 60
-        while not (found := re.search(r"Running on (http://127.0.0.1:\d+)", log.read_text())):
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.05)
-        yield found[1]
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 @pytest.fixture(params=["memory", "s3"])

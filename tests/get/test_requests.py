@@ -109,6 +109,47 @@ def test_netrc_is_read_if_asked_for(
     assert ["authorization" in headers for headers in seen.headers] == [False, True]
 
 
+def test_netrc_says_who_for_which_host(
+    faults: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ".netrc"
+    path.write_text("machine elsewhere.example login x password y\ndefault login anybody password p\n")
+    path.chmod(0o600)
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen = Seen()
+    url = faults.on("/x", seen)
+    assert get(url, tmp_path / "a", netrc=True).ok
+    assert get(url, tmp_path / "b", netrc=True, bearer="Token").ok  # what is said in the command goes first
+    assert get(url.replace("//", "//u:v@"), tmp_path / "c", netrc=True).ok
+    sent = [headers["authorization"] for headers in seen.headers]
+    assert sent == [
+        "basic " + base64.b64encode(b"anybody:p").decode().lower(),
+        "bearer token",
+        "basic " + base64.b64encode(b"u:v").decode().lower(),
+    ]
+    path.write_text("nonsense\n")
+    with pytest.raises(ValueError, match=r"cannot read .*\.netrc: line \d makes no sense"):
+        get(url, tmp_path / "d", netrc=True)
+    path.unlink()
+    assert get(url, tmp_path / "e", netrc=True).ok  # there need not be one
+    assert "authorization" not in seen.headers[-1]
+
+
+def test_netrc_does_not_follow_a_redirect(
+    faults: FaultServer, other: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "netrc"
+    path.write_text("machine 127.0.0.1 login me password secret\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(path))
+    there = Seen()
+    first = Seen("302 Found", Location=other.on("/y", there))
+    assert get(faults.on("/x", first), tmp_path / "out", netrc=True).ok
+    assert "authorization" in first.headers[0]
+    assert "authorization" not in there.headers[0]
+
+
 def test_cookies_of_a_file_go_where_it_says(faults: FaultServer, tmp_path: Path) -> None:
     path = tmp_path / "cookies.txt"
     path.write_text(

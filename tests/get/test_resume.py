@@ -216,6 +216,45 @@ def test_segments_of_two_versions_do_not_meet(faults: FaultServer, tmp_path: Pat
     assert (tmp_path / "x").read_bytes() == new
 
 
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_file_that_changes_in_the_middle_of_its_segments_is_one_version(
+    faults: FaultServer, tmp_path: Path, tells: bool
+) -> None:
+    """The server changes it when all segments are under way and have brought something, and breaks off; asked again,
+    it honours If-Range (tells), or goes on with a part of the new version under its new ETag.
+    """
+    old, new = os.urandom(5_000_000), os.urandom(5_000_000)
+    changed = asyncio.Event()
+    asked: list[str | None] = []
+
+    async def answer(exchange: Exchange) -> None:
+        body, tag = (new, '"new"') if changed.is_set() else (old, '"old"')
+        span = exchange.headers.get("range")
+        condition = exchange.headers.get("if-range")
+        asked.append(condition)
+        start, end, status, extra = 0, len(body) - 1, "200 OK", ""
+        if span and (condition == tag or not tells):
+            first, _, last = span.removeprefix("bytes=").partition("-")
+            start, end, status = int(first), min(int(last or end), end), "206 Partial Content"
+            extra = f"Content-Range: bytes {start}-{end}/{len(body)}\r\n"
+        head = (
+            f"HTTP/1.1 {status}\r\nETag: {tag}\r\nDate: {NOW}\r\nAccept-Ranges: bytes\r\n{extra}"
+            f"Content-Length: {end + 1 - start}\r\nConnection: close\r\n\r\n"
+        )
+        was_new = changed.is_set()
+        await exchange.send(head.encode() + body[start : end + 1][: None if was_new else 400_000])
+        if not was_new:
+            if len(asked) == 4:
+                changed.set()
+            await changed.wait()
+
+    result = get(faults.on("/x", answer), tmp_path, segments=4, retries=4)
+    assert result.ok, result.error
+    assert (tmp_path / "x").read_bytes() == new
+    assert '"old"' in asked[4:]  # it was gone on with under the old one, as far as that went
+    assert result.etag == '"new"'
+
+
 def test_cancellation_leaves_a_part_that_is_gone_on_with(faults: FaultServer, tmp_path: Path) -> None:
     plain = ranged(cut=lambda n: 700_000 if n == 1 else None)
 

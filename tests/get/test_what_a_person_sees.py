@@ -126,7 +126,7 @@ def test_a_dry_run_as_events(tmp_path: Path) -> None:
         {
             "event": "plan",
             "url": "http://me:***@h/a",
-            "path": "./a",
+            "path": "a",
             "size": None,
             "checksum": "md5:" + "0" * 32,
         }
@@ -245,6 +245,8 @@ def test_report_writes_the_page_also_after_an_interrupt(faults: FaultServer, tmp
         (["--report", "."], "cannot write .: Is a directory"),
         (["--checksum", "sha256:12"], "is not 64 hexadecimal digits"),
         (["--checksum", "md5:" + "0" * 32, "http://127.0.0.1/2"], "--checksum is for a single URL"),
+        (["--name", "a", "http://127.0.0.1/2"], "--name is for a single URL"),
+        (["--name", "a/b"], "--name is the name of a file; its directory goes with -o"),
         (["--rate", "0"], "argument --rate/--limit-rate: invalid rate value: '0'"),
         (["--max-size", "1X"], "argument --max-size: invalid size value: '1X'"),
         (["-H", "no colon"], "a header is not of the form 'Name: value'"),
@@ -309,6 +311,14 @@ def test_credentials_come_from_environment_and_files_and_appear_nowhere(
     )  # in lower case here
     assert first["user-agent"] == "me/1"
     assert second["authorization"].startswith("basic ")
+
+
+def test_the_one_file_may_have_a_name(faults: FaultServer, tmp_path: Path) -> None:
+    url = faults.on("/x", lambda exchange: exchange.reply(b"x", Content_Disposition="a; filename=theirs"))
+    assert get("-O", "mine.txt", "-o", tmp_path / "out", url).returncode == 0
+    assert (tmp_path / "out" / "mine.txt").read_bytes() == b"x"
+    planned = get("-n", "-O", "mine.txt", url)
+    assert planned.stdout == f"{url}\tmine.txt\n"
 
 
 def test_headers_of_a_row_go_with_its_request_only(faults: FaultServer, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 # Program -> the Debian package it comes in.
 PACKAGES = {
+    "btrfs": "btrfs-progs",
     "chromium": "chromium",
     "curl": "curl",
     "fish": "fish",
@@ -23,7 +24,9 @@ PACKAGES = {
     "openssl": "openssl",
     "postgres": "postgresql",
     "redis-server": "redis-server",
+    "setpriv": "util-linux",
     "strace": "strace",
+    "tinyproxy": "tinyproxy-bin",
     "tmux": "tmux",
     "unshare": "util-linux",
     "valgrind": "valgrind",

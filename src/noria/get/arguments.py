@@ -6,6 +6,7 @@ this, cost no start of an HTTP client.
 
 import argparse
 import os
+import re
 
 from noria.get.columns import parse_checksum, parse_header
 
@@ -16,8 +17,10 @@ DESCRIPTION = "Download files by http and https, many at a time, and go on where
 # Exit status -> what it means. Help, man page and docs/get.md say the same.
 EXIT_STATUSES = {
     OK: "every file arrived, or was there already and was to be left",
-    SOME_FAILED: "some did not, or rows of a list were wrong; each has a line with the reason on standard error",
-    WRONG_USAGE: "wrong usage: an option, a list that cannot be opened, a directory that cannot be written to",
+    SOME_FAILED: "some did not, or rows of a list were wrong: each has a line with the reason on standard error; or a "
+    "list, the journal or the cluster broke off",
+    WRONG_USAGE: "wrong usage: an option, a list that cannot be opened, a directory that cannot be written to, a "
+    "cluster that cannot be reached",
     INTERRUPTED: "interrupted by Ctrl-C; what is complete stays, and the same command goes on from there",
 }
 
@@ -36,6 +39,8 @@ EXAMPLES = {
     "find-urls | noria get -i - -o papers": "what another program finds, as it finds it",
     "noria get -i list.parquet --url-column link --dry-run": "see what would be fetched, and where to",
     "noria get -s 8 https://example.org/big.iso": "one large file over eight connections",
+    "noria get -i urls.txt -o s3://bucket/papers --journal run.db": "into an object store; run.db knows what is done",
+    "noria get -i urls.txt -o /shared/papers --dask tcp://scheduler:8786": "with the workers of a Dask cluster",
     "noria get -i urls.txt -o papers --report run.html": "keep a page with charts of the run",
     "noria get status papers/.noria-get.db": "what is done, what failed and why",
     "noria get retry papers/.noria-get.db": "try again what failed",
@@ -78,6 +83,11 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("standard input can be read once only (-i -)")
     if options.checksum and (len(options.url) != 1 or options.input):
         parser.error("--checksum is for a single URL; a list has a column for it")
+    if options.name is not None:
+        if len(options.url) != 1 or options.input:
+            parser.error("--name is for a single URL; a list has a column for it")
+        if "/" in options.name or not options.name:
+            parser.error("--name is the name of a file; its directory goes with -o")
     chosen = [name for name in ("overwrite", "skip_existing", "update") if getattr(options, name)]
     if len(chosen) > 1:
         first, second = (f"--{name.replace('_', '-')}" for name in chosen[:2])
@@ -88,6 +98,13 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("argument --bearer-file: not allowed with argument --user")
     if options.journal and options.no_journal:
         parser.error("argument --no-journal: not allowed with argument --journal")
+    if options.dask and options.update:
+        parser.error("argument --update: not allowed with argument --dask")
+    if options.dask and (options.ca_file or options.cert):
+        parser.error(
+            f"argument {'--cert' if options.cert else '--ca-file'}: not allowed with argument --dask; "
+            "the workers take SSL_CERT_FILE from their environment"
+        )
 
 
 def _add_input(group: argparse._ArgumentGroup) -> None:
@@ -134,7 +151,13 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("-o", "--directory", metavar="DIR", help="where files go (default: here)")
+    group.add_argument(
+        "-o",
+        "--directory",
+        metavar="DIR",
+        help="where files go (default: here): a directory, or a URL that fsspec knows, as in s3://bucket/prefix",
+    )
+    group.add_argument("-O", "--name", metavar="NAME", help="what to call the one URL's file")
     group.add_argument("--overwrite", action="store_true", help="replace files that exist")
     group.add_argument("--skip-existing", action="store_true", help="take files that exist for downloaded")
     group.add_argument(
@@ -146,7 +169,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--journal",
         metavar="FILE",
-        help="where to keep what is done (default: .noria-get.db in the directory)",
+        help="where to keep what is done (default: .noria-get.db in the directory; none for a URL)",
     )
     group.add_argument("--no-journal", action="store_true", help="keep no journal")
     group.add_argument(
@@ -172,7 +195,10 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
         "-j", "--jobs", metavar="N", type=_at_least_one, default=32, help="downloads at a time (32)"
     )
     group.add_argument(
-        "--per-host", metavar="N", type=_at_least_one, help="downloads at a time from one host"
+        "--per-host",
+        metavar="N",
+        type=_at_least_one,
+        help="of them, from one host and port (default: as many as in all)",
     )
     group.add_argument(
         "--adaptive", action="store_true", help="find out how many at a time the servers bear, up to -j"
@@ -192,16 +218,23 @@ def _add_speed(group: argparse._ArgumentGroup) -> None:
         help="at most so many bytes a second in all, as in 10M",
     )
     group.add_argument("--host-rate", metavar="RATE", type=_rate, help="the same for each host")
+    group.add_argument(
+        "--dask",
+        metavar="CLUSTER",
+        type=_cluster,
+        help="let a Dask cluster do the work: the address of its scheduler, as in tcp://scheduler:8786, or local:N "
+        "for N processes on this machine; the limits above hold for the whole of it",
+    )
 
 
 def _add_patience(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--retries", metavar="N", type=_count, default=4, help="attempts after the first (4)")
     for option, default, words in [
         ("--max-wait", 60.0, "longest wait before another attempt (60)"),
-        ("--connect-timeout", 30.0, "for name lookup, connection and TLS (30)"),
-        ("--first-byte-timeout", 0.0, "from the request to the answer (none)"),
-        ("--stall-timeout", 30.0, "without a byte (30)"),
-        ("--timeout", 0.0, "for one URL, attempts and waits included (none)"),
+        ("--connect-timeout", 30.0, "longest time for name lookup, connection and TLS together (30)"),
+        ("--first-byte-timeout", 0.0, "longest time from the request to the answer (none)"),
+        ("--stall-timeout", 30.0, "longest time without a byte (30)"),
+        ("--timeout", 0.0, "longest time for one URL, attempts and waits included (none)"),
     ]:
         group.add_argument(option, metavar="S", type=_seconds, default=default, help=words)
 
@@ -288,6 +321,12 @@ def _rate(text: str) -> int:
     return value
 
 
+def _cluster(text: str) -> str:
+    if not re.fullmatch(r"local:[1-9]\d{0,2}|(tcp|tls|ucx|wss?)://\S+", text):
+        raise ValueError
+    return text
+
+
 def _checksum(text: str) -> str:
     try:
         return parse_checksum(text)
@@ -309,4 +348,4 @@ def _header(text: str) -> list[tuple[str, str]]:
 
 # argparse names the function in its message: "invalid seconds value: 'x'".
 _seconds.__name__, _count.__name__, _at_least_one.__name__ = "seconds", "count", "number"
-_size.__name__, _rate.__name__ = "size", "rate"
+_size.__name__, _rate.__name__, _cluster.__name__ = "size", "rate", "cluster"

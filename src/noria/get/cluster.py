@@ -9,12 +9,15 @@ has no result of. So nothing is fetched twice once its result is here.
 Everything from the workers comes through one Dask queue, in order:
 
     ("start", shard, attempt)            the answer is a Variable: the work, as one string of JSON
-    ("results", shard, attempt, [...])   index and fields of each, a few times a second
+    ("results", shard, attempt, [...], [...], n)   a few times a second: index and fields of each that has ended,
+                                         what is under way, and how many bytes have come in all
     ("end", shard, attempt)              all results are sent
     ("failed", shard, attempt, error)    the worker cannot do it at all: the output is not to be reached
 
 What comes from an attempt that is not the latest of its shard is dropped: a worker that was only thought dead
-may still talk.
+may still talk. It may still write, too. So each attempt has a directory of its own for what is not whole yet, which
+the client makes before it answers and removes before it answers the next attempt: what the one before does then
+fails, or goes into a file without a name.
 
 Limits (downloads at a time, of those per host, rates) hold for the cluster: there are never more shards out than
 each limit can be divided by, and each gets its share. The price is that a share of a worker at the end of its
@@ -29,7 +32,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import multiprocessing.resource_tracker
 import os
+import signal
 import threading
 import time
 import uuid
@@ -37,25 +42,28 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Callable,
     Iterable,
     Iterator,
     Mapping,
+    Sequence,
 )
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self, Unpack
 
 import noria
 from noria.get import failures
-from noria.get.engine import Downloader
-from noria.get.failures import Failure
-from noria.get.journal import DONE, FINISHING, Journal, Record
-from noria.get.names import Names, name_from_url, safe_name
-from noria.get.objects import FsspecStore, make_store
-from noria.get.results import Activity, Result
-from noria.get.store import Stamp, Store
+from noria.get.engine import Downloader, make_job, result_path
+from noria.get.journal import DONE, FINISHING, Journal, JournalError, Record
+from noria.get.names import Names
+from noria.get.objects import FsspecStore, is_url, make_store
+from noria.get.options import Options, Settings
+from noria.get.results import Activity, Result, Transfer
+from noria.get.store import LocalStore, Stamp
 from noria.get.target import Target
 
 SHARD: Final = 200  # targets
@@ -65,10 +73,12 @@ _CONNECT = 5.0  # seconds to reach the scheduler
 _ANSWER = 2.0  # seconds that a task waits for its work before it looks whether anybody wants it
 _OVER = ("over",)  # the client's last message, to itself
 _UNDER_WAY = Stamp(-1, 0)  # in the journal, of what the cluster works on
-_SHARED = ("concurrency", "per_host")  # counts: divided, at least 1
 _RATES = ("rate", "host_rate")
 # Objects of this process, or what only makes sense with a journal beside the files.
-_LOCAL = ("session", "store", "update", "segments", "ssl", "activity", "journal")
+_LOCAL = ("session", "store", "update", "ssl")
+_OURS = ("journal", "activity", "overwrite", "skip_existing")  # what workers have no use for
+_PARTS = ".noria-get-parts-"  # and the attempt's name: the directory of its parts
+_TRANSFER = ("url", "name", "size", "received", "status", "attempts", "waiting", "host")
 
 
 class ClusterError(Exception):
@@ -86,11 +96,16 @@ class _Item:
 
 @dataclass(slots=True)
 class _Shard:
-    """A shard that is out. items: those without a result, by index."""
+    """A shard that is out. items: those without a result, by index. store: what the attempt writes to.
+    transfers and received: what it has under way, and the bytes it said it has.
+    """
 
     items: dict[int, _Item]
     future: Any = None
     attempt: str = ""
+    store: LocalStore | FsspecStore | None = None
+    transfers: Sequence[Transfer] = ()
+    received: int = 0
 
 
 async def download_on_cluster(
@@ -99,70 +114,128 @@ async def download_on_cluster(
     *,
     cluster: str,
     shard: int = SHARD,
-    journal: Journal | str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    skip_existing: bool = False,
-    concurrency: int = 32,
-    activity: Activity | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> AsyncGenerator[Result, None]:
-    """As `noria.get.download_all`, with the work done by the workers of a Dask cluster.
+    """As `noria.get.download_all`, with the work done by the workers of a Dask cluster. `ClusterDownloader` says
+    what is different.
+    """
+    async with ClusterDownloader(output, cluster=cluster, shard=shard, **options) as downloader:
+        async with contextlib.aclosing(downloader.download_all(targets)) as results:
+            async for result in results:
+                yield result
+
+
+class ClusterDownloader:
+    """As `noria.get.Downloader`, with the work done by the workers of a Dask cluster.
 
     cluster: `tcp://host:port` or another address of a scheduler, or `local:N` for N processes on this machine
     that end with the run. output: a directory that all see, or a URL for fsspec. shard: targets that one worker
     gets at a time. concurrency: downloads at a time in the whole cluster. The other keywords are those of
-    `download_all`, except for `session`, `store`, `ssl`, `segments` and `update`.
+    `download_all`, except for `session`, `store`, `ssl` and `update`; files that they name are the workers', save
+    for the journal. The observer of `activity` hears of what is done and not of starts and retries.
 
     A file gets the name in its target or the one in its URL, never one that the server suggests: names have to
     be given out before the work is. If a shard takes down worker after worker, its remaining targets fail.
 
-    Raises ClusterError if the cluster cannot be reached or is lost, ImportError without Dask (extra
-    `get-dask`), ValueError for an argument that makes no sense here, and what `download_all` raises.
+    Raises ValueError for an argument that makes no sense here; entering raises ClusterError if the cluster cannot be
+    reached, ImportError without Dask (extra `get-dask`), and what entering a Downloader raises; `download_all` raises
+    ClusterError if the cluster is lost.
     """
-    if unknown := [name for name in _LOCAL if options.get(name) is not None and options[name] is not False]:
-        raise ValueError(f"{unknown[0]} does not work on a cluster")
-    if overwrite and skip_existing:
-        raise ValueError("overwrite and skip_existing exclude each other")
-    if concurrency < 1 or shard < 1:
-        raise ValueError("concurrency and shard must be at least 1")
-    store = make_store(output)
-    place = output if isinstance(store, FsspecStore) else os.path.abspath(store.where(""))
-    pool = ThreadPoolExecutor(32, thread_name_prefix="noria-get-cluster")
-    loop = asyncio.get_running_loop()
-    link: _Link | None = None
-    own_journal: Journal | None = None
-    try:
-        await loop.run_in_executor(pool, store.prepare)
-        if journal is not None and not isinstance(journal, Journal):
-            path = journal
-            journal = own_journal = await loop.run_in_executor(pool, lambda: Journal(path))
-        link = await loop.run_in_executor(pool, lambda: _Link(cluster, loop))
-        workers = max(1, link.workers)
-        counts = [concurrency, *([options["per_host"]] if options.get("per_host") else [])]
-        slots = min(workers, *counts)
-        share = {**options, "concurrency": concurrency // slots, "overwrite": True}
-        for name in options.keys() & {"per_host", *_RATES}:
-            if options[name] is not None:
-                share[name] = max(1, options[name] // slots) if name == "per_host" else options[name] / slots
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str] = ".",
+        *,
+        cluster: str,
+        shard: int = SHARD,
+        **options: Unpack[Options],
+    ) -> None:
+        settings = self._settings = Settings(**options)
+        given: dict[str, Any] = dict(options)
+        for name in _LOCAL:
+            if given.get(name):
+                raise ValueError(f"{name} does not work on a cluster")
+        if shard < 1:
+            raise ValueError(f"shard must be at least 1, not {shard}")
+        _processes(cluster)
+        self._address = cluster
+        self._shard = shard
+        self._options = {name: value for name, value in given.items() if name not in _OURS + _LOCAL}
+        self._store = make_store(output)
+        self._output = (
+            output if isinstance(self._store, FsspecStore) else os.path.abspath(self._store.where(""))
+        )
+        self._activity = settings.activity if settings.activity is not None else Activity()
+        self._names = Names()
+        self._link: _Link | None = None
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        async with contextlib.AsyncExitStack() as stack:
+            pool = self._pool = ThreadPoolExecutor(32, thread_name_prefix="noria-get-cluster")
+            stack.callback(pool.shutdown, wait=False)
+            await loop.run_in_executor(pool, self._store.prepare)
+            self._journal = settings.journal if isinstance(settings.journal, Journal) else None
+            if settings.journal is not None and not isinstance(settings.journal, Journal):
+                path, durable = settings.journal, settings.fsync
+                journal = await loop.run_in_executor(pool, lambda: Journal(path, durable=durable))
+                self._journal = journal
+                stack.push_async_callback(_through, loop.run_in_executor, pool, journal.close)
+            opening = loop.run_in_executor(pool, lambda: _Link(self._address, loop))
+            try:
+                link = await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                # Its processes must not be left behind.
+                await asyncio.wait([opening])
+                if not opening.cancelled() and opening.exception() is None:
+                    await _through(loop.run_in_executor, pool, opening.result().close)
+                raise
+            stack.push_async_callback(_through, loop.run_in_executor, pool, link.close)
+            self._link = link
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._link = None
+        await self._stack.aclose()
+
+    def download_all(
+        self, targets: Iterable[str | Target] | AsyncIterable[str | Target]
+    ) -> AsyncGenerator[Result, None]:
+        """As `noria.get.download_all`; one call at a time."""
+        if self._link is None:
+            raise RuntimeError("a ClusterDownloader works between `async with` and its end")
+        settings = self._settings
+        concurrency, per_host = settings.concurrency, settings.per_host
+        slots = min(max(1, self._link.workers), concurrency, per_host or concurrency)
+        self._activity.limit = concurrency // slots * slots
+        share = {**self._options, "concurrency": concurrency // slots, "overwrite": True}
+        if per_host is not None:
+            share["per_host"] = per_host // slots
+        for name in _RATES:
+            if (rate := getattr(settings, name)) is not None:
+                share[name] = rate / slots
         run = _Run(
             _Source(targets),
-            store,
-            journal,
-            link,
-            {"output": os.fspath(place), "options": share},
-            pool,
-            activity if activity is not None else Activity(),
-            overwrite,
-            skip_existing,
+            self._store,
+            self._journal,
+            self._link,
+            {"output": os.fspath(self._output), "options": share},
+            self._pool,
+            self._activity,
+            self._names,
+            settings,
         )
-        async with contextlib.aclosing(run.results(slots, shard)) as results:
-            async for result in results:
-                yield result
-    finally:
-        closing = [thing.close for thing in (link, own_journal) if thing is not None]
-        for close in closing:
-            await asyncio.shield(loop.run_in_executor(pool, close))
-        pool.shutdown(wait=False)
+        return run.results(slots, self._shard)
+
+
+async def _through(call: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    """Await what `call` returns to its end, even if cancelled meanwhile."""
+    await asyncio.shield(call(*arguments))
 
 
 class _Source:
@@ -207,13 +280,14 @@ class _Link:
         self.run = f"noria-get-{uuid.uuid4().hex}"
         try:
             if processes:
-                self._cluster = LocalCluster(
-                    n_workers=processes,
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address=None,
-                    silence_logs=logging.ERROR,
-                )
+                with _no_interrupts():
+                    self._cluster = LocalCluster(
+                        n_workers=processes,
+                        threads_per_worker=1,
+                        processes=True,
+                        dashboard_address=None,
+                        silence_logs=logging.ERROR,
+                    )
             self._client = Client(
                 cluster if self._cluster is None else self._cluster, set_as_default=False, timeout=_CONNECT
             )
@@ -225,10 +299,11 @@ class _Link:
             except BaseException:
                 self._client.close()
                 raise
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:
             if self._cluster is not None:
                 self._cluster.close()
-            raise ClusterError(f"cannot use the cluster {cluster}: {error}") from None
+            reason = failures.printable(str(error) or type(error).__name__)
+            raise ClusterError(f"cannot use the cluster {failures.printable(cluster)}: {reason}") from None
         self._over = threading.Event()
         self._reader = threading.Thread(target=self._read, name="noria-get-cluster-reader", daemon=True)
         self._reader.start()
@@ -247,11 +322,16 @@ class _Link:
 
         Variable(f"{self.run}-{attempt}", client=self._client).set(work)
 
-    def close(self) -> None:
-        """Stop what is under way and let the cluster go."""
+    def stop(self) -> None:
+        """Tell the workers to stop."""
         self._over.set()
         with contextlib.suppress(Exception):
             self._stop.set()
+
+    def close(self) -> None:
+        """Stop what is under way and let the cluster go."""
+        self.stop()
+        with contextlib.suppress(Exception):
             self._channel.put(_OVER)
             self._reader.join()
             self._channel.close()
@@ -278,6 +358,20 @@ class _Link:
             self._loop.call_soon_threadsafe(self.messages.put_nowait, message)
 
 
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Have processes that are started meanwhile, by this thread or those it starts, never see SIGINT: a terminal sends
+    it to all at Ctrl-C, and it is the client's to end them. Signals that are blocked are inherited.
+    """
+    # Else it is started in there, and unblocks the signal when it is (CPython, multiprocessing/resource_tracker.py).
+    multiprocessing.resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _processes(cluster: str) -> int:
     """The N of local:N; 0 for an address."""
     kind, _, number = cluster.partition(":")
@@ -294,14 +388,14 @@ class _Run:
     def __init__(
         self,
         source: _Source,
-        store: Store,
+        store: LocalStore | FsspecStore,
         journal: Journal | None,
         link: _Link,
         work: Mapping[str, Any],
         pool: ThreadPoolExecutor,
         activity: Activity,
-        overwrite: bool,
-        skip_existing: bool,
+        names: Names,
+        settings: Settings,
     ) -> None:
         self._source = source
         self._store = store
@@ -310,9 +404,9 @@ class _Run:
         self._work = work
         self._pool = pool
         self._activity = activity
-        self._overwrite = overwrite
-        self._skip_existing = skip_existing
-        self._names = Names()
+        self._names = names
+        self._overwrite = settings.overwrite
+        self._skip_existing = settings.skip_existing
         self._shards: dict[int, _Shard] = {}
         self._numbers = 0
         self._ended = False
@@ -335,6 +429,11 @@ class _Run:
             if journal is not None:
                 await loop.run_in_executor(self._pool, journal.finished)
         finally:
+            if self._shards:
+                await asyncio.shield(loop.run_in_executor(self._pool, self._link.stop))
+            for shard in self._shards.values():
+                if shard.store is not None:
+                    await asyncio.shield(loop.run_in_executor(self._pool, shard.store.remove_parts))
             await self._source.close()
 
     async def _send(self, size: int) -> list[Result]:
@@ -356,23 +455,27 @@ class _Run:
         ready: list[Result] = []
         wanted: list[tuple[Target, str]] = []
         for target in targets:
-            try:
-                url = failures.parse_url(target.url)
-            except Failure as failure:
-                ready.append(Result(target.url, error=failure.message, kind="other", started=time.time()))
+            job = make_job(target)
+            if job.failure is not None:
+                ready.append(_failed(target, job.failure.message, job.failure.kind))
             else:
-                wanted.append((target, safe_name(target.name or "") or name_from_url(url)))
+                wanted.append((target, job.wanted))
         journal = self._journal
         if journal is None:
             records = [Record(0, target.url, self._names.claim(name), 0) for target, name in wanted]
         else:
-            records = journal.register(wanted)
+            try:
+                records = journal.register(wanted)
+            except JournalError as full:
+                if not full.full:
+                    raise
+                return ready + [_failed(target, str(full), "disk") for target, _ in wanted], []
         stamps = list(self._pool.map(lambda record: self._look(record), records)) if records else []
         items: list[_Item] = []
         for (target, _), record, (there, size) in zip(wanted, records, stamps, strict=True):
             skipped = Result(
                 target.url,
-                Path(self._store.where(record.name)),
+                result_path(self._store, record.name),
                 skipped=True,
                 checksum=record.checksum,
                 etag=record.etag,
@@ -386,9 +489,9 @@ class _Run:
                     journal.adopt(record.id, size or 0)
             elif there and not self._overwrite and not ours and record.state != DONE:
                 error = f"{self._store.where(record.name)} exists already"
-                ready.append(Result(target.url, error=error, kind="disk", started=time.time()))
+                ready.append(_failed(target, error, "name"))
                 if journal is not None:
-                    journal.failed_row(record.id, error, "disk")
+                    journal.failed_row(record.id, error, "name")
             else:
                 items.append(_Item(target, record.name, record.id))
                 if journal is not None:
@@ -413,14 +516,34 @@ class _Run:
         if shard is None:
             return []
         if message[0] == "start":
+            await self._end(shard)
             shard.attempt = message[2]
+            parts = _PARTS + shard.attempt
+            store = shard.store = make_store(self._work["output"], parts)
             work = json.dumps(
-                {**self._work, "items": list(map(self._portable, shard.items.items()))}, default=str
+                {**self._work, "parts": parts, "items": list(map(self._portable, shard.items.items()))},
+                default=str,
             )
-            await loop.run_in_executor(self._pool, self._link.answer, shard.attempt, work)
-            return []
-        if message[0] == "lost":
+
+            def answer() -> str | None:
+                try:
+                    store.make_parts()
+                except OSError as error:
+                    self._link.answer(shard.attempt, json.dumps(None))
+                    return str(error.strerror or error)
+                self._link.answer(shard.attempt, work)
+                return None
+
+            if (reason := await loop.run_in_executor(self._pool, answer)) is None:
+                return []
             del self._shards[message[1]]
+            unfit = [
+                (item, _failed(item.target, f"cannot write to {self._store.where('')}: {reason}", "disk"))
+                for item in shard.items.values()
+            ]
+            return await loop.run_in_executor(self._pool, self._record, unfit)
+        if message[0] == "lost":
+            await self._end(self._shards.pop(message[1]))
             error = f"no worker could do it: {failures.printable(str(message[2]))}"
             lost = [
                 (item, Result(item.target.url, error=error, kind="other")) for item in shard.items.values()
@@ -431,13 +554,31 @@ class _Run:
         if message[0] == "failed":
             raise ClusterError(f"a worker cannot go on: {failures.printable(message[3])}")
         if message[0] == "end":
-            del self._shards[message[1]]
+            await self._end(self._shards.pop(message[1]))
             assert not shard.items
             return []
+        _, _, _, _, transfers, received = message
+        self._show(shard, [Transfer(**dict(zip(_TRANSFER, found, strict=True))) for found in transfers])
+        self._activity.received += received - shard.received
+        shard.received = received
         arrived = [
             (shard.items.pop(index), _result(found)) for index, found in message[3] if index in shard.items
         ]
         return await loop.run_in_executor(self._pool, self._record, arrived)
+
+    async def _end(self, shard: _Shard) -> None:
+        """Of the attempt there was: take from it what it could write to, and forget what it had under way."""
+        store, shard.store = shard.store, None
+        if store is not None:
+            await asyncio.get_running_loop().run_in_executor(self._pool, store.remove_parts)
+        self._show(shard, ())
+        shard.received = 0
+
+    def _show(self, shard: _Shard, transfers: Sequence[Transfer]) -> None:
+        for transfer in shard.transfers:
+            del self._activity.transfers[transfer]
+        self._activity.transfers.update(dict.fromkeys(transfers))
+        shard.transfers = transfers
 
     @staticmethod
     def _portable(entry: tuple[int, _Item]) -> tuple[int, list[Any]]:
@@ -451,28 +592,33 @@ class _Run:
         journal = self._journal
         if journal is not None:
             for item, result in results:
-                if result.ok:
-                    journal.finishing(item.row, Stamp(result.size, 0), result.etag, None)
-                    journal.done(
-                        item.row, attempts=result.attempts, status=result.status, checksum=result.checksum
-                    )
-                else:
-                    journal.failed_row(
-                        item.row,
-                        result.error or "",
-                        result.kind or "other",
-                        attempts=result.attempts,
-                        status=result.status,
-                    )
+                try:
+                    self._write(journal, item.row, result)
+                except JournalError as error:
+                    if not error.full:
+                        raise  # else the row says as before that the cluster works on it
         return [result for _, result in results]
+
+    @staticmethod
+    def _write(journal: Journal, row: int, result: Result) -> None:
+        if result.ok:
+            journal.finishing(row, Stamp(result.size, 0), result.etag, None)
+            journal.done(row, attempts=result.attempts, status=result.status, checksum=result.checksum)
+        else:
+            journal.failed_row(
+                row,
+                result.error or "",
+                result.kind or "other",
+                attempts=result.attempts,
+                status=result.status,
+            )
 
     def _counted(self, result: Result) -> Result:
         activity = self._activity
         activity.done += result.ok and not result.skipped
         activity.skipped += result.skipped
         activity.failed += not result.ok
-        activity.size += result.size
-        activity.received += result.size
+        activity.size += 0 if result.skipped else result.size
         if activity.observer is not None:
             activity.observer("done", result)
         return result
@@ -480,7 +626,11 @@ class _Run:
 
 def _result(found: dict[str, Any]) -> Result:
     path = found.pop("path")
-    return Result(**found, path=None if path is None else Path(path))
+    return Result(**found, path=path if path is None or is_url(path) else Path(path))
+
+
+def _failed(target: Target, error: str, kind: str) -> Result:
+    return Result(target.url, error=error, kind=kind, started=time.time())
 
 
 # What runs on a worker.
@@ -512,6 +662,8 @@ def _run_shard(run: str, number: int) -> None:
             if unwanted():
                 return
     answer.delete()
+    if work is None:  # there is no room for it
+        return
     try:
         if noria.run(_download(work, number, attempt, channel, unwanted)):
             channel.put(("end", number, attempt))
@@ -531,11 +683,16 @@ async def _download(
     gathered: list[tuple[int, dict[str, Any]]] = []
     items = work["items"]
     finished = asyncio.Event()
+    activity = Activity()
+    told = 0
 
     async def send() -> None:
+        nonlocal told
         batch, gathered[:] = gathered[:], []
-        if batch:
-            await asyncio.to_thread(channel.put, ("results", number, attempt, batch))
+        if batch or activity.received != told:
+            told = activity.received
+            under_way = [[getattr(one, name) for name in _TRANSFER] for one in activity.transfers]
+            await asyncio.to_thread(channel.put, ("results", number, attempt, batch, under_way, told))
 
     async def send_often() -> bool:
         """False if everything is to stop."""
@@ -543,7 +700,8 @@ async def _download(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(finished.wait(), _FLUSH)
             await send()
-            if await asyncio.to_thread(unwanted):
+            # Without the directory the shard is somebody else's.
+            if await asyncio.to_thread(lambda: unwanted() or not store.has_parts()):
                 return False
         await send()  # what has come since
         return True
@@ -566,12 +724,13 @@ async def _download(
                     index = by_url[result.url][0]
                 else:
                     found["path"] = str(result.path)
-                    index = by_name[result.path.name]
+                    index = by_name[found["path"].rsplit("/", 1)[1]]
                     by_url[result.url].remove(index)
                 gathered.append((index, found))
         gathered.extend((by_url[found["url"]].pop(), found) for found in failed)
 
-    async with Downloader(store=make_store(work["output"]), **options) as downloader:
+    store = make_store(work["output"], work["parts"])
+    async with Downloader(store=store, activity=activity, **options) as downloader:
         sending = asyncio.create_task(send_often())
         fetching = asyncio.create_task(fetch(downloader))
         try:

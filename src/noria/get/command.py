@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import gc
 import getpass
+import importlib.util
 import json
 import os
 import socket
@@ -22,14 +23,15 @@ def main(arguments: list[str]) -> int:
     """Run `noria get` with `arguments` and return the exit status. Raises SystemExit for --help and wrong
     options, ModuleNotFoundError if a package of the extra `get` is missing.
     """
-    if arguments and arguments[0] in ("status", "retry"):
-        from noria.get.journal_command import retry, status
+    try:
+        if arguments and arguments[0] in ("status", "retry"):
+            from noria.get.journal_command import retry, status
 
-        return (status if arguments[0] == "status" else retry)(arguments[1:])
-    options = _parse(arguments)
-    if options is None:
-        return OK
-    return run(options)
+            return (status if arguments[0] == "status" else retry)(arguments[1:])
+        options = _parse(arguments)
+        return OK if options is None else run(options)
+    except KeyboardInterrupt:  # before anything began, or when all was over
+        return INTERRUPTED
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace | None:
@@ -62,11 +64,12 @@ def run(options: argparse.Namespace, targets: Any = None) -> int:
     status = OK
     with ExitStack() as stack:
         try:
+            store = _store(options)
             if targets is None:
                 targets = Targets(options, stack)
             if options.dry_run:
-                return noria.run(_dry_run(options, targets))
-            keywords = _keywords(options)
+                return noria.run(_dry_run(options, targets, store))
+            keywords = _keywords(options, store)
             _check_report(options.report)
         except (InputError, _UsageError) as error:
             return _refuse(str(error))
@@ -83,6 +86,10 @@ def run(options: argparse.Namespace, targets: Any = None) -> int:
                 return _refuse(str(error))
             _say(f"noria get: {error}")
             tally.add_failure("broken list", str(error), "")
+            status = SOME_FAILED
+        except _BrokenOff as error:
+            _say(f"noria get: {error}")
+            tally.add_failure("broken off", str(error), "")
             status = SOME_FAILED
     interrupted = status == INTERRUPTED
     if tally.activity.failed or tally.bad_rows:
@@ -104,6 +111,10 @@ class _UsageError(Exception):
     """The user has to change the command."""
 
 
+class _BrokenOff(Exception):
+    """What the run stands on is gone: the journal, or the cluster."""
+
+
 class Targets:
     """What the command line and the lists it names ask for, in that order.
 
@@ -114,6 +125,7 @@ class Targets:
         from noria.get.sources import open_list
 
         self._urls: list[str] = options.url
+        self._name: str | None = options.name
         self._checksum: str | None = options.checksum
         columns = ColumnNames(
             options.url_column,
@@ -141,7 +153,7 @@ class Targets:
         from noria.get.target import Target
 
         for url in self._urls:
-            yield Target(url, checksum=self._checksum)
+            yield Target(url, self._name, self._checksum)
         for source in self._lists:
             async with contextlib.aclosing(source.items()) as items:
                 async for item in items:
@@ -149,7 +161,6 @@ class Targets:
 
 
 async def _download(options: argparse.Namespace, targets: Any, keywords: dict[str, Any], tally: Any) -> None:
-    from noria.get.engine import download_all
     from noria.get.journal import JournalError
     from noria.get.progress import Progress
     from noria.get.sources import BadRow
@@ -166,26 +177,52 @@ async def _download(options: argparse.Namespace, targets: Any, keywords: dict[st
         rows, exact = targets.total()
         return (None if rows is None else rows - tally.bad_rows), exact
 
-    results = download_all(good(), options.directory, activity=tally.activity, **keywords)
+    keywords = {**keywords, "activity": tally.activity}
+    opened: Any
+    lost: tuple[type[Exception], ...] = ()
+    if options.dask:
+        from noria.get.cluster import ClusterDownloader, ClusterError
+
+        opened, lost = ClusterDownloader, (ClusterError,)
+        keywords["cluster"] = options.dask
+    else:
+        from noria.get.engine import Downloader
+
+        opened = Downloader
+    broken: tuple[type[Exception], ...] = (JournalError, *lost)
     progress = Progress(tally, total, quiet=options.quiet, events=options.json)
-    async with contextlib.aclosing(results), progress:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            downloader = await stack.enter_async_context(opened(options.directory, **keywords))
+        except lost as error:
+            raise _UsageError(str(error)) from None
+        except (JournalError, ValueError) as error:  # ValueError: a file of credentials that is none
+            raise _UsageError(str(error)) from None
+        except OSError as error:
+            raise _UsageError(_os_words(error, options.directory)) from None
+        # From here on, an error that nobody expects is a defect and none of the user's.
+        results = await stack.enter_async_context(contextlib.aclosing(downloader.download_all(good())))
+        await stack.enter_async_context(progress)
         try:
             async for result in results:
                 await progress.show(result)
-        except JournalError as error:
-            raise _UsageError(str(error)) from None
-        except ValueError as error:  # a file of credentials that is none
-            raise _UsageError(str(error)) from None
-        except OSError as error:
-            where, verb = error.filename, "use"
-            if not isinstance(where, str) or os.path.abspath(where).startswith(
-                os.path.abspath(options.directory)
-            ):
-                where, verb = options.directory, "write to"
-            raise _UsageError(f"cannot {verb} {where}: {error.strerror or error}") from None
+        except broken as error:
+            raise _BrokenOff(str(error)) from None
 
 
-async def _dry_run(options: argparse.Namespace, targets: Any) -> int:
+def _os_words(error: OSError, directory: str) -> str:
+    """What could not be used, and why."""
+    from noria.get.objects import is_url, shown
+
+    if is_url(directory):
+        return f"cannot write to {shown(directory)}: {error.strerror or error}"
+    where, verb = error.filename, "use"
+    if not isinstance(where, str) or os.path.abspath(where).startswith(os.path.abspath(directory)):
+        where, verb = directory, "write to"
+    return f"cannot {verb} {where}: {error.strerror or error}"
+
+
+async def _dry_run(options: argparse.Namespace, targets: Any, store: Any) -> int:
     """Print what a run would fetch and where to: URL, tab, path; or with --json a JSON object a line."""
     from noria.get.failures import Failure, parse_url, printable, shown_url, without_password
     from noria.get.names import Names, name_from_url, safe_name
@@ -213,7 +250,12 @@ async def _dry_run(options: argparse.Namespace, targets: Any) -> int:
                 _say(f"noria get: {shown_url(item.url)}: {printable(failure.message)}")
                 status = SOME_FAILED
                 continue
-            path = os.path.join(options.directory, names.claim(safe_name(item.name or "") or wanted))
+            name = names.claim(safe_name(item.name or "") or wanted)
+            path = (
+                os.path.normpath(os.path.join(options.directory, name))
+                if store is None
+                else store.where(name)
+            )
             if options.json:
                 event = {"event": "plan", "url": without_password(item.url), "path": path}
                 lines.append(json.dumps({**event, "size": item.size, "checksum": item.checksum}))
@@ -226,13 +268,46 @@ async def _dry_run(options: argparse.Namespace, targets: Any) -> int:
     return status
 
 
-def _keywords(options: argparse.Namespace) -> dict[str, Any]:
-    """The keywords of `download_all` for `options`. Raises _UsageError."""
+def _store(options: argparse.Namespace) -> Any:
+    """Where files go, if that is no directory of this machine's. Raises _UsageError."""
+    if ":" not in options.directory:
+        return None
+    from noria.get.objects import is_url, make_store, shown
+    from noria.get.store import LocalStore
+
+    if not is_url(options.directory):
+        return None
+    try:
+        store = make_store(options.directory)
+    except ValueError as error:
+        raise _UsageError(str(error)) from None
+    if isinstance(store, LocalStore):  # file://
+        options.directory = store.directory
+        return None
+    if options.update and not options.journal:
+        raise _UsageError(
+            f"--update needs --journal FILE for {shown(options.directory)}, which keeps no times"
+        )
+    if (options.segments or 1) > 1:
+        raise _UsageError(
+            f"--segments cannot be used for {shown(options.directory)}: files are written in one go"
+        )
+    return store
+
+
+def _keywords(options: argparse.Namespace, store: Any) -> dict[str, Any]:
+    """The keywords of `Downloader` for `options`. Raises _UsageError."""
     from noria.get.journal import FILE_NAME
 
     headers = dict(pair for pairs in options.header for pair in pairs)
-    journal = options.journal or os.path.join(options.directory, FILE_NAME)
+    journal = options.journal
+    if journal is None and store is None:
+        journal = os.path.join(options.directory, FILE_NAME)
+    if options.dask and importlib.util.find_spec("distributed") is None:
+        raise _UsageError("--dask needs Dask: pip install 'noria[get-dask]'")
+    elsewhere = options.dask is not None and not options.dask.startswith("local:")
     return {
+        "store": None if options.dask else store,
         "concurrency": options.jobs,
         "per_host": options.per_host,
         "adaptive": options.adaptive,
@@ -259,7 +334,7 @@ def _keywords(options: argparse.Namespace) -> dict[str, Any]:
         "headers": headers or None,
         "auth": _login(options.user) if options.user else None,
         "bearer": _bearer(options),
-        "cookies": _readable(options.cookies, "the cookies"),
+        "cookies": options.cookies if elsewhere else _readable(options.cookies, "the cookies"),
         "ssl": _trust(options),
         "family": {None: 0, 4: socket.AF_INET, 6: socket.AF_INET6}[options.family],
         "user_agent": options.user_agent,

@@ -6,9 +6,11 @@ import base64
 import os
 from typing import TYPE_CHECKING
 
+from noria.get.failures import Failure, shown_url
 from noria.get.options import Settings
 
-if TYPE_CHECKING:  # the modules that few runs need are imported where they are
+# The modules that few runs need are imported where they are: some take as long as an HTTP client.
+if TYPE_CHECKING:
     import netrc as netrc_module
     from http.cookiejar import MozillaCookieJar
 
@@ -40,12 +42,8 @@ class Credentials:
                 if cookie.expires == 0:  # a session's, as curl and browsers' exporters write it
                     cookie.expires, cookie.discard = None, True
             self._cookies.clear_expired_cookies()
-        self._proxy = settings.proxy
-        self._proxies: dict[str, str] = {}
-        if settings.proxy is None and any(name.lower().endswith("_proxy") for name in os.environ):
-            import urllib.request
-
-            self._proxies = urllib.request.getproxies_environment()
+        self._proxy = parse_proxy(settings.proxy) if settings.proxy else None
+        self._proxies = _proxies_of_environment() if settings.proxy is None else {}
 
     @property
     def are_none(self) -> bool:
@@ -73,15 +71,9 @@ class Credentials:
         return request.get_header("Cookie")
 
     def proxy(self, url: "URL") -> "URL | None":
-        """The proxy for requests to `url`; None for none."""
-        if not self._proxy and not self._proxies:
-            return None
-        from yarl import URL
-
-        if self._proxy is not None:
-            return URL(self._proxy) if self._proxy else None
-        if not self._proxies:
-            return None
+        """The proxy for requests to `url`; None for none. Raises Failure if the environment's cannot be used."""
+        if self._proxy is not None or not self._proxies:
+            return self._proxy
         address = self._proxies.get(url.scheme) or self._proxies.get("all")
         if not address:
             return None
@@ -90,11 +82,38 @@ class Credentials:
         where = f"{url.host}:{url.port}"
         if urllib.request.proxy_bypass_environment(where, self._proxies):  # type: ignore[attr-defined]
             return None
-        return URL(address if "://" in address else f"http://{address}")
+        try:
+            return parse_proxy(address)
+        except ValueError as error:
+            raise Failure(f"{error} (from the environment)", kind="connect") from None
+
+
+def parse_proxy(text: str) -> "URL":
+    """The URL of a proxy; without a protocol it is http. Raises ValueError, in words without the password."""
+    from yarl import URL
+
+    try:
+        url = URL(text if "://" in text else f"http://{text}")
+        host, _ = url.host, url.port  # yarl looks at some parts only when asked for them
+    except ValueError:
+        host = None
+    if not host:
+        raise ValueError(f"not the URL of a proxy: {shown_url(text)}")
+    if url.scheme not in ("http", "https"):
+        raise ValueError(f"unsupported kind of proxy: {shown_url(text)}; only http and https are known")
+    return url
 
 
 def _basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _proxies_of_environment() -> dict[str, str]:
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return {}
+    import urllib.request
+
+    return urllib.request.getproxies_environment()
 
 
 def _read_netrc() -> "netrc_module.netrc | None":

@@ -16,17 +16,17 @@ _ENTRY = re.compile(r"\s*([a-z0-9*_.-]+)=:([A-Za-z0-9+/=]*):\s*(?:;[^,]*)?", re.
 
 
 class Expected(NamedTuple):
-    """A checksum that a file must have; `source` says for people who wants it."""
+    """A checksum that a file must have; `source` says for people who wants it, if it is not the caller."""
 
     algorithm: str
     digest: bytes
-    source: str = "the list"
+    source: str = ""
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.digest.hex()}"
 
 
-def parse_checksum(text: str, source: str = "the list") -> Expected:
+def parse_checksum(text: str, source: str = "") -> Expected:
     """From "ALGORITHM:HEX". Raises ValueError if the algorithm is unknown or the digest has another length."""
     algorithm, _, digits = text.strip().partition(":")
     algorithm = algorithm.strip().lower().replace("-", "")
@@ -51,7 +51,7 @@ def parse_repr_digest(header: str | None) -> list[Expected]:
         except binascii.Error:
             continue
         if algorithm and len(digest) == hashlib.new(algorithm).digest_size:
-            found.append(Expected(algorithm, digest, "Repr-Digest"))
+            found.append(Expected(algorithm, digest, "the server's Repr-Digest"))
     return found
 
 
@@ -62,7 +62,7 @@ def parse_checksum_file(text: str, name: str, algorithm: str = "sha256") -> Expe
     entries = [line for line in lines if re.fullmatch(rf"[0-9a-fA-F]{{{size}}}", line[0])]
     named = [line for line in entries if len(line) == 2 and line[1].lstrip("*").strip() == name]
     chosen = named or (entries if len(entries) == 1 else [])
-    return Expected(algorithm, bytes.fromhex(chosen[0][0]), f".{algorithm} file") if chosen else None
+    return Expected(algorithm, bytes.fromhex(chosen[0][0]), f"the .{algorithm} file") if chosen else None
 
 
 class Digests:
@@ -86,10 +86,9 @@ class Digests:
         for expected in self._expected:
             actual = self._hashes[expected.algorithm].digest()
             if not hmac.compare_digest(actual, expected.digest):
-                is_, wanted = actual.hex(), expected.digest.hex()
-                return (
-                    f"checksum mismatch: {expected.algorithm} is {is_}, and {expected.source} says {wanted}"
-                )
+                wanted = expected.digest.hex()
+                wish = f"{expected.source} says {wanted}" if expected.source else f"{wanted} was expected"
+                return f"checksum mismatch: {expected.algorithm} is {actual.hex()}, and {wish}"
         return None
 
     def text(self) -> str | None:

@@ -27,12 +27,13 @@ from noria.get.digests import parse_checksum
 from noria.get.direct import Receivers
 from noria.get.express import Express
 from noria.get.failures import Failure
-from noria.get.fetch import Fetcher, Job, Outcome
+from noria.get.fetch import Fetcher, Job, Outcome, recorded_or_full
 from noria.get.filebatch import FileBatch
-from noria.get.hosts import Window
-from noria.get.journal import Journal
+from noria.get.hosts import Hosts, Window
+from noria.get.journal import Journal, JournalError
 from noria.get.lean import LeanSession, Unsuited
 from noria.get.names import Names, name_from_url, safe_name
+from noria.get.objects import is_url
 from noria.get.options import Options, Settings
 from noria.get.rates import TokenBucket
 from noria.get.results import Activity, Result, Transfer
@@ -82,7 +83,9 @@ async def download(
 class Downloader:
     """Downloads with the same options, session and journal, over and over; an asynchronous context manager.
 
-    The arguments are those of `download_all`. Entering raises as `download_all` does.
+    The arguments are those of `download_all`. Calls may run at once: per_host (concurrency, if it is None), rate,
+    host_rate and what adaptive has found out hold for all of them together, concurrency as a whole for each
+    `download_all`. Entering raises as `download_all` does.
     """
 
     def __init__(self, directory: str | os.PathLike[str] = ".", **options: Unpack[Options]) -> None:
@@ -90,16 +93,21 @@ class Downloader:
         self._directory = os.fspath(directory)
         self._stack = contextlib.AsyncExitStack()
         self._names = Names()
+        # Of all calls together, however many are made at once.
+        settings = self._settings
+        self._hosts = Hosts(settings.per_host or settings.concurrency, adaptive=settings.adaptive)
+        self._activity = settings.activity if settings.activity is not None else Activity()
         self._session: aiohttp.ClientSession | LeanSession | None = None
 
     async def __aenter__(self) -> Self:
         settings = self._settings
         loop = asyncio.get_running_loop()
         async with contextlib.AsyncExitStack() as stack:
-            self._pool = ThreadPoolExecutor(_FILE_THREADS, thread_name_prefix="noria-get")
+            self._store: Store = settings.store if settings.store is not None else LocalStore(self._directory)
+            threads = getattr(self._store, "threads", _FILE_THREADS)
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="noria-get")
             # Idle by the end, or busy with a disk that the loop must not wait for.
             stack.callback(self._pool.shutdown, wait=False)
-            self._store: Store = settings.store if settings.store is not None else LocalStore(self._directory)
             self._receivers = Receivers(settings.stall_timeout)
             stack.callback(self._receivers.shutdown)
             await loop.run_in_executor(self._pool, self._store.prepare)
@@ -111,8 +119,8 @@ class Downloader:
                 self._journal = journal
                 stack.push_async_callback(loop.run_in_executor, self._pool, journal.close)
             # A store of another kind, or one that was given, writes in its own way.
-            local = type(self._store) is LocalStore
-            self._batch = FileBatch(self._journal) if local else None
+            plain = type(self._store) is LocalStore and self._store.parts is None
+            self._batch = FileBatch(self._journal) if plain else None
             if self._batch is not None:
                 stack.callback(self._batch.close)
             session: aiohttp.ClientSession | LeanSession | None = settings.session
@@ -147,17 +155,15 @@ class Downloader:
         if self._session is None:
             raise RuntimeError("a Downloader works between `async with` and its end")
         settings = self._settings
-        window: Window[Job] = Window(
-            _WINDOW * concurrency, settings.per_host or concurrency, adaptive=settings.adaptive
-        )
-        activity = settings.activity if settings.activity is not None else Activity()
+        window: Window[Job] = Window(_WINDOW * concurrency, self._hosts)
+        activity = self._activity
         fetcher = Fetcher(
             client=self._client,
             store=self._store,
             journal=self._journal,
             settings=settings,
             policy=RetryPolicy(settings.retries, longest=settings.longest_wait),
-            window=window,
+            hosts=self._hosts,
             activity=activity,
             pool=self._pool,
             receivers=self._receivers,
@@ -239,7 +245,7 @@ class _Source:
             while not ended:
                 await self._window.wait_for_room()
                 batch, ended = await self._batch(min(_BATCH, self._window.room))
-                for job in await self._register([_job(target, self._express) for target in batch]):
+                for job in await self._register([make_job(target, self._express) for target in batch]):
                     self._window.put(job)
             if self._journal is not None and self._finish:
                 self.ended = True
@@ -277,7 +283,15 @@ class _Source:
         elif fit:
             entries = [(job.target, job.wanted) for job in fit]
             register = self._journal.register
-            rows = await asyncio.get_running_loop().run_in_executor(self._pool, register, entries)
+            try:
+                rows = await asyncio.get_running_loop().run_in_executor(self._pool, register, entries)
+            except JournalError as error:
+                if not error.full:
+                    raise
+                # Without a row a file has no name that is its own. By the time of the others there may be room.
+                for job in fit:
+                    job.failure = Failure(str(error), kind="disk")
+                return jobs
             for job, row in zip(fit, rows, strict=True):
                 job.row, job.name = row, row.name
         return jobs
@@ -341,7 +355,8 @@ class _Pump:
             await self._iterator.aclose()
 
 
-def _job(given: str | Target, express: Express | None) -> Job:
+def make_job(given: str | Target, express: Express | None = None) -> Job:
+    """The download that `given` asks for; its `failure` says if it is none."""
     target = given if isinstance(given, Target) else Target(given)
     job = Job(target)
     if express is not None and target.checksum is None and not target.headers and express.address(job):
@@ -412,6 +427,12 @@ class _Queue:
         return item
 
 
+def result_path(store: Store, name: str) -> Path | str:
+    """Where `name` is in `store`, for a Result; a string if that is a URL, of which a Path would take a slash."""
+    where = store.where(name)
+    return where if is_url(where) else Path(where)
+
+
 class _Run:
     """One list."""
 
@@ -444,11 +465,13 @@ class _Run:
                 raise self._source.error
             journal = self._fetcher.journal
             if self._source.ended and journal is not None:
-                await asyncio.get_running_loop().run_in_executor(self._fetcher.pool, journal.finished)
+                with recorded_or_full():
+                    await asyncio.get_running_loop().run_in_executor(self._fetcher.pool, journal.finished)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._window.close()
             await self._source.close()
 
     async def _work(self, queue: _Queue) -> None:
@@ -482,7 +505,7 @@ class _Run:
     def _show_limit(self) -> None:
         adaptive = self._fetcher.settings.adaptive
         self._activity.limit = (
-            min(self._concurrency, max(1, self._window.limit)) if adaptive else self._concurrency
+            min(self._concurrency, max(1, self._fetcher.hosts.limit)) if adaptive else self._concurrency
         )
 
     async def _download(self, job: Job) -> Result:
@@ -502,7 +525,7 @@ class _Run:
             del self._activity.transfers[transfer]
         return Result(
             url=job.target.url,
-            path=Path(self._fetcher.store.where(job.name)) if failure is None else None,
+            path=result_path(self._fetcher.store, job.name) if failure is None else None,
             size=outcome.size,
             status=transfer.status,
             error=failure.message if failure else None,

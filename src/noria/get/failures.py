@@ -139,6 +139,9 @@ def network_failure(error: Exception, connect_timeout: float | None, stall_timeo
             )
         case aiohttp.ClientOSError() | ConnectionError():
             return Failure(f"connection lost: {os_reason(error)}", again=True, kind="connect")
+        case aiohttp.ClientHttpProxyError():
+            words = f"the proxy answered {error.status} {printable(error.message)}".rstrip()
+            return Failure(words, again=error.status in (502, 503, 504), kind="connect")
         case aiohttp.ClientResponseError():
             return Failure(
                 f"the server's answer makes no sense: {printable(error.message)}", again=True, kind="protocol"

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import fnmatch
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +22,7 @@ from noria.get.direct import Receivers
 from noria.get.express import Address, Express
 from noria.get.failures import Failure
 from noria.get.filebatch import FileBatch
-from noria.get.hosts import Window
+from noria.get.hosts import Hosts
 from noria.get.journal import Journal, JournalError, Record
 from noria.get.names import is_form_of, name_from_header
 from noria.get.options import Settings
@@ -101,7 +101,7 @@ class Fetcher:
     journal: Journal | None
     settings: Settings
     policy: RetryPolicy
-    window: Window[Job]
+    hosts: Hosts
     activity: Activity
     pool: Executor
     receivers: Receivers
@@ -154,7 +154,7 @@ class Fetcher:
             except OSError as error:
                 raise failures.disk_failure(error, where) from None
             if stamp is not None:
-                self.window.outcome(job, congested=False)
+                self.hosts.outcome(job, congested=False)
                 return Outcome(stamp.size)
         elif job.row is not None or settings.skip_existing:
             size = await self._blocking(lambda: self._is_there(job))
@@ -208,8 +208,10 @@ class Fetcher:
         """In a thread: the size of the file if nothing need be done; else find the part to go on with."""
         store, journal, row = self.store, self.journal, job.row
         if row is not None and journal is not None:
-            if row.state == journals.FINISHING and self._was_finished(job, row):
-                return row.size
+            if row.state == journals.FINISHING and (size := self._was_finished(job, row)) is not None:
+                with recorded_or_full():
+                    journal.adopt(row.id, size)
+                return size
             if row.state == journals.DONE and not self.settings.update:
                 found = store.stamp(job.name)
                 if found is not None and found.size == row.size:
@@ -219,15 +221,23 @@ class Fetcher:
         if self.settings.skip_existing and store.exists(job.name):
             if journal is not None and row is not None:
                 found = store.stamp(job.name)
-                journal.adopt(row.id, found.size if found else 0)
+                with recorded_or_full():
+                    journal.adopt(row.id, found.size if found else 0)
             return 0
         return None
 
-    def _was_finished(self, job: Job, row: Record) -> bool:
-        """The process died between the two records around the rename: see on which side of it."""
-        assert self.journal is not None
+    def _was_finished(self, job: Job, row: Record) -> int | None:
+        """The process died between the two records around the rename: see on which side of it. The size of the file
+        if that was its end.
+        """
         store = self.store
         found, part = store.stamp(job.name), store.part_stamp(job.name)
+        if row.inode == 0:
+            # A store without inodes, or one that a cluster worked on (with a size of -1). The name was free then,
+            # unless files are replaced; who has it now was given it by us, when he was whole.
+            if found is None or self._replaces() or (row.size >= 0 and found.size != row.size):
+                return None
+            return found.size
         if part is not None and (part.size, part.inode) == (row.size, row.inode):
             if found is not None and found.inode == part.inode:  # it has both names
                 store.remove_part(job.name)
@@ -235,11 +245,10 @@ class Fetcher:
                 try:
                     store.open(job.name, overwrite=self._replaces()).publish()
                 except OSError:
-                    return False
-        elif found is None or row.inode == 0 or (found.size, found.inode) != (row.size, row.inode):
-            return False
-        self.journal.adopt(row.id, row.size)
-        return True
+                    return None
+        elif found is None or (found.size, found.inode) != (row.size, row.inode):
+            return None
+        return row.size
 
     def _find_part(self, job: Job, row: Record) -> None:
         validator = Validator(row.etag, row.modified)
@@ -287,7 +296,7 @@ class Fetcher:
             try:
                 attempt = self._attempt if job.segments is None else self._attempt_segments
                 concluding = await attempt(job, transfer)
-                self.window.outcome(job, congested=False)
+                self.hosts.outcome(job, congested=False)
                 return concluding
             except Failure as error:
                 failure = error
@@ -298,7 +307,7 @@ class Fetcher:
                     error, self.settings.connect_timeout, self.settings.stall_timeout
                 )
             if failure.congested:
-                self.window.outcome(job, congested=True)
+                self.hosts.outcome(job, congested=True)
             delay = self.policy.delay(transfer.attempts, failure.retry_after) if failure.again else None
             if delay is None:
                 if (failure.retry_after or 0.0) > self.policy.longest:
@@ -569,7 +578,8 @@ class Fetcher:
                 journal.finishing(row.id, stamp, job.last_etag or validator.etag, validator.modified)
             part.publish(mtime)
             if journal is not None and row is not None:
-                journal.done(row.id, attempts=attempts, status=status, checksum=summed.text())
+                with recorded_or_full():
+                    journal.done(row.id, attempts=attempts, status=status, checksum=summed.text())
             return Outcome(stamp.size, checksum=summed.text())
 
         return ending
@@ -814,6 +824,18 @@ class Fetcher:
             raise
         except OSError as error:
             raise Failure(f"cannot write: {error.strerror or error}", kind="disk") from None
+
+
+@contextlib.contextmanager
+def recorded_or_full() -> Iterator[None]:
+    """Around a record that a file is done. Should there be no room for it, the file is there all the same, and the
+    next run finds that out.
+    """
+    try:
+        yield
+    except JournalError as error:
+        if not error.full:
+            raise
 
 
 def _beside(transfer: Transfer) -> Transfer:

@@ -13,6 +13,7 @@ final name and holds its inode; a run that finds it later knows whether the rena
 """
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -37,6 +38,7 @@ STATES = ("pending", "finishing", "done", "failed")
 # These may carry secrets, which do not belong into a file: `failed` gives targets back without them.
 SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "x-auth-token"})
 
+_COPYING = (0x9123683E, 0xCA451A4E, 0x2FC12FC1, 0xF2F52010)  # btrfs, bcachefs, zfs, f2fs
 _VERSION = 2
 _OLD_VERSION = 1  # had triggers to keep the totals, which took longer than all the rest
 _MOST_IN_A_BATCH = 1000
@@ -113,7 +115,11 @@ class JournalStatus:
 
 
 class JournalError(OSError):
-    """The journal cannot be used: another run has it, or it is none."""
+    """The journal cannot be used: another run has it, or it is none. full: something could not be written, for lack of
+    room (a full disk, a quota) or by another error of the disk; reading goes on, and so may writing, later.
+    """
+
+    full = False
 
 
 class Journal:
@@ -141,7 +147,9 @@ class Journal:
                 os.stat(self.path)
             else:
                 self._lock()
-            self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+            self._db = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False, timeout=2 if read_only else 10
+            )
         except (OSError, sqlite3.Error) as error:
             self._unlock()
             if isinstance(error, JournalError):
@@ -520,6 +528,8 @@ class Journal:
 
     def _open(self, durable: bool) -> None:
         db = self._db
+        if _copies_on_write(self.path):
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
         if self._read_only:
             db.execute("PRAGMA query_only = 1")
         else:
@@ -557,7 +567,23 @@ class Journal:
 
     def _error(self, error: Exception) -> JournalError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return JournalError(f"cannot use the journal {self.path}: {reason}")
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY and self._read_only:
+            reason = "a run has it to itself, as it must on this file system; look again when it has ended"
+        failure = JournalError(f"cannot use the journal {self.path}: {reason}")
+        # The lowest byte is the kind; SQLite has a full disk as FULL, a quota and a file too large as IOERR.
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        failure.full = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+        return failure
+
+
+def _copies_on_write(path: str) -> bool:
+    """Whether the file system of `path` needs room for each change of what is there already. SQLite shares the index of
+    its log through a file that is mapped into memory; to change that without room (a full disk, a quota) ends a process
+    there by SIGBUS. Alone with the database, it does without the file, and nobody can look on.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = (ctypes.c_long * 32)()  # struct statfs, which begins with f_type (statfs(2)), and has 120 bytes
+    return libc.statfs(os.fsencode(path), found) == 0 and found[0] & 0xFFFFFFFF in _COPYING
 
 
 def _wants(target: Target) -> tuple[str | None, int | None, str | None]:

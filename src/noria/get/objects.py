@@ -15,6 +15,7 @@ is shown without them, and so are errors.
 """
 
 import contextlib
+import errno
 import os
 import re
 import threading
@@ -48,18 +49,20 @@ class FsspecStore:
     """The files below `url`, such as `s3://bucket/prefix`.
 
     options: keywords for the file system, such as `endpoint_url` for `s3`; the rest is taken from where it
-    takes it by itself. Raises ValueError if no file system is known for the URL or its package is not installed.
+    takes it by itself. parts: the name of a directory for what is not whole yet, as with `LocalStore`; not needed where
+    uploads are invisible. Raises ValueError if no file system is known for the URL or its package is not installed.
     """
 
     seekable = False
     threads: Final = 32  # that may block at a time: each waits for the network, none for a disk
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None, parts: str | None = None) -> None:
         try:
             import fsspec
         except ImportError:
             raise ValueError(f"{shown(url)} needs fsspec: pip install 'noria[get-fsspec]'") from None
         self.url = url.rstrip("/")
+        self.parts = parts
         self._options = dict(options or {})
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url, **self._options)
@@ -67,13 +70,15 @@ class FsspecStore:
             raise ValueError(f"{shown(url)}: {_without(self._secrets(), str(error))}") from None
         self._root = self._root.rstrip("/")
         protocols = self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
+        if "http" in protocols:
+            raise ValueError(f"{shown(url)}: by http, files can be fetched only")
         self._atomic = not _ATOMIC.isdisjoint(protocols)
 
     def __repr__(self) -> str:
         return f"<FsspecStore {shown(self.url)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FsspecStore, (self.url, self._options)
+        return FsspecStore, (self.url, self._options, self.parts)
 
     def where(self, name: str) -> str:
         """Where the file `name` is, as a URL without credentials."""
@@ -81,7 +86,7 @@ class FsspecStore:
 
     def prepare(self) -> None:
         """Make the directory, where there are directories, and see that it can be reached. Raises OSError."""
-        with self._os_errors("reach"):
+        with self._os_errors():
             if self._atomic:
                 # Has no directories. Of the bucket, neither listing nor creation need be allowed: a missing name
                 # in it says whether it can be asked.
@@ -94,13 +99,13 @@ class FsspecStore:
 
     def exists(self, name: str) -> bool:
         """Whether there is a file `name`, asked anew each time. Raises OSError."""
-        with self._os_errors("look for", name):
+        with self._os_errors(name):
             self._fs.invalidate_cache(self._root)
             return bool(self._fs.exists(self._path(name)))
 
     def stamp(self, name: str) -> Stamp | None:
         """Of the complete file `name`; the time of its last change is left out. Raises OSError."""
-        with self._os_errors("look for", name):
+        with self._os_errors(name):
             self._fs.invalidate_cache(self._root)
             try:
                 found = self._fs.info(self._path(name))
@@ -131,19 +136,40 @@ class FsspecStore:
         """Remove what a process that was killed left, where that can be seen."""
         if not self._atomic:
             with contextlib.suppress(Exception):
-                self._fs.rm_file(self._path(name + PART_ENDING))
+                self._fs.rm_file(self._part(name))
+
+    def make_parts(self) -> None:
+        """Make the directory of the parts, if it is of use. Raises OSError."""
+        if self.parts and not self._atomic:
+            with self._os_errors():
+                self._fs.makedirs(f"{self._root}/{self.parts}", exist_ok=True)
+
+    def has_parts(self) -> bool:
+        """Whether it is there, where that matters; not everywhere are there directories that could be missing."""
+        return True
+
+    def remove_parts(self) -> None:
+        """Remove it with all that is in it. Raises nothing."""
+        if self.parts and not self._atomic:
+            with contextlib.suppress(Exception):
+                self._fs.rm(f"{self._root}/{self.parts}", recursive=True)
 
     # What follows is for ObjectPart.
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
+    def _part(self, name: str) -> str:
+        return (
+            f"{self._root}/{self.parts}/{name}{PART_ENDING}" if self.parts else self._path(name + PART_ENDING)
+        )
+
     def _start(self, name: str, overwrite: bool) -> _Writable:
         if not overwrite and self.exists(name):
             raise FileExistsError(f"{self.where(name)} exists")
-        with self._os_errors("write", name):
+        with self._os_errors(name):
             if not self._atomic:
-                file = self._fs.open(self._path(name + PART_ENDING), "wb")
+                file = self._fs.open(self._part(name), "wb")
             else:
                 # "x": the server itself refuses at the end, should somebody else have been faster.
                 mode = "wb" if overwrite else "xb"
@@ -152,12 +178,12 @@ class FsspecStore:
 
     def _finish(self, file: _Writable, name: str, overwrite: bool) -> None:
         try:
-            with self._os_errors("write", name):
+            with self._os_errors(name):
                 file.close()
                 if not self._atomic:
                     if not overwrite and self.exists(name):
                         raise FileExistsError
-                    self._fs.mv(self._path(name + PART_ENDING), self._path(name))
+                    self._fs.mv(self._part(name), self._path(name))
         except OSError:
             # S3 has one answer for all conditions that do not hold; ours is that there was no such file.
             if not overwrite and self._atomic and self.exists(name):
@@ -173,23 +199,23 @@ class FsspecStore:
         else:
             with contextlib.suppress(Exception):
                 file.close()
-            self._fs.rm_file(self._path(name + PART_ENDING))
+            self._fs.rm_file(self._part(name))
 
     @contextlib.contextmanager
-    def _os_errors(self, what: str, name: str = "") -> Any:
+    def _os_errors(self, name: str = "") -> Any:
         """Make every error an OSError of the same kind, in one line, without credentials."""
         try:
             yield
         except Exception as error:
             place = self.where(name) if name else shown(self.url)
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            message = f"cannot {what} {place}: {printable(_without(self._secrets(), reason))}"
+            reason = printable(_without(self._secrets(), reason))
             if isinstance(error, FileExistsError):
                 raise FileExistsError(f"{place} exists") from None
             kind = (
                 type(error) if type(error) in (FileNotFoundError, PermissionError, TimeoutError) else OSError
             )
-            raise kind(getattr(error, "errno", None) or 5, message) from None
+            raise kind(getattr(error, "errno", None) or errno.EIO, reason, place) from None
 
     def _secrets(self) -> list[str]:
         """Every text that no message may hold."""
@@ -260,7 +286,7 @@ class ObjectPart:
             raise ValueError(f"{self.path} is closed")
         if self._file is None:
             self._file = self._store._start(self._name, self._overwrite)
-        with self._store._os_errors("write", self._name):
+        with self._store._os_errors(self._name):
             for chunk in chunks:
                 self._file.write(chunk)
                 self._size += len(chunk)
@@ -270,13 +296,15 @@ class ObjectPart:
             self._file.blocksize = max(_BLOCK, grown)  # type: ignore[attr-defined]
 
 
-def make_store(output: str | os.PathLike[str]) -> LocalStore | FsspecStore:
-    """The store for `output`: a directory, `file://` and a directory, or any other URL that fsspec takes."""
+def make_store(output: str | os.PathLike[str], parts: str | None = None) -> LocalStore | FsspecStore:
+    """The store for `output`: a directory, `file://` and a directory, or any other URL that fsspec takes. parts: the
+    name of a directory in it for what is not whole yet. Raises ValueError for a URL of which nothing is known.
+    """
     if not isinstance(output, str) or not is_url(output):
-        return LocalStore(output)
+        return LocalStore(output, parts)
     if output.lower().startswith("file://"):
-        return LocalStore(unquote(urlsplit(output).path) or "/")
-    return FsspecStore(output)
+        return LocalStore(unquote(urlsplit(output).path) or "/", parts)
+    return FsspecStore(output, parts=parts)
 
 
 def shown(url: str) -> str:

@@ -28,14 +28,22 @@ class PartFile:
     file.
 
     resume: keep this many bytes of the part that is there, and append after them. size: make the part as long
-    as this, sparse, for `write_at` in any order; with it, nothing of a part that is there is cut off.
+    as this, sparse, for `write_at` in any order; with it, nothing of a part that is there is cut off. part: where
+    it grows, on the same file system, if not beside `path`.
     """
 
     def __init__(
-        self, path: str, *, overwrite: bool, resume: int = 0, size: int | None = None, fsync: bool = False
+        self,
+        path: str,
+        *,
+        overwrite: bool,
+        resume: int = 0,
+        size: int | None = None,
+        fsync: bool = False,
+        part: str | None = None,
     ) -> None:
         self.path = path
-        self._part = path + PART_ENDING
+        self._part = path + PART_ENDING if part is None else part
         self._overwrite = overwrite
         self._resume = resume
         self._size = size

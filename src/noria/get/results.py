@@ -9,9 +9,9 @@ from pathlib import Path
 class Result:
     """How one download ended.
 
-    url: as it was given. path: the complete file, or None. size: its bytes. status: of the last HTTP answer,
-    or None. error: one line, or None. attempts: requests made, redirects not counted. seconds: from taking
-    the URL up to the end, waits included. skipped: nothing was fetched because the file was there.
+    url: as it was given. path: the complete file, a string if it is a URL, or None. size: its bytes. status: of
+    the last HTTP answer, or None. error: one line, or None. attempts: requests made, redirects not counted.
+    seconds: from taking the URL up to the end, waits included. skipped: nothing was fetched because the file was there.
 
     host: of the URL. etag: the server's, of what was saved. checksum: "sha256:hex" or the like of what was
     written, if one was computed. first_byte: seconds from the last request to its answer's head. kind: the
@@ -20,7 +20,7 @@ class Result:
     """
 
     url: str
-    path: Path | None = None
+    path: Path | str | None = None
     size: int = 0
     status: int | None = None
     error: str | None = None

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from noria.get import failures
 from noria.get.digests import Digests
+from noria.get.journal import JournalError
 from noria.get.store import Part
 
 _T = TypeVar("_T")
@@ -122,6 +123,8 @@ class Sink:
         """The result of `future`, waited for even if the caller is cancelled. Raises Failure for OSError."""
         try:
             return await _see_through(future)
+        except JournalError:
+            raise
         except OSError as error:
             raise failures.disk_failure(error, self.where) from None
 

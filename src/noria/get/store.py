@@ -5,6 +5,7 @@ when everything is in it, and not before. Its methods are called one at a time.
 """
 
 import os
+import shutil
 import stat
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -45,7 +46,7 @@ class Part(Protocol):
 
 class Store(Protocol):
     """A place for files. `seekable`: parts stay when the process ends, may be written at any offset, and be
-    read again.
+    read again. A store may have `threads`, the calls that may wait at a time (4).
     """
 
     seekable: bool
@@ -80,13 +81,18 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A directory."""
+    """A directory.
+
+    parts: the name of a directory in it in which parts grow, which has to be there; they grow beside their files if
+    it is None. Whoever removes it has whoever still writes there fail, and nothing of his gets its name any more.
+    """
 
     seekable = True
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], parts: str | None = None) -> None:
         self.directory = os.fspath(directory)
         self._beginning = os.path.join(self.directory, "")  # of all paths; asked for with each file
+        self.parts = parts
 
     def prepare(self) -> None:
         """Make the directory and see that files can be made in it. Raises OSError."""
@@ -108,17 +114,24 @@ class LocalStore:
 
     def part_stamp(self, name: str) -> Stamp | None:
         """Of `name`.part."""
-        return _stamp(self.where(name) + PART_ENDING)
+        return _stamp(self._part(name))
 
     def open(
         self, name: str, *, overwrite: bool, resume: int = 0, size: int | None = None, fsync: bool = False
     ) -> PartFile:
         """A `PartFile`."""
-        return PartFile(self.where(name), overwrite=overwrite, resume=resume, size=size, fsync=fsync)
+        return PartFile(
+            self.where(name),
+            overwrite=overwrite,
+            resume=resume,
+            size=size,
+            fsync=fsync,
+            part=self._part(name),
+        )
 
     def read_part(self, name: str, offset: int, size: int) -> bytes:
         """From `name`.part. Raises OSError."""
-        fd = os.open(self.where(name) + PART_ENDING, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(self._part(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             return os.pread(fd, size, offset)
         finally:
@@ -127,13 +140,35 @@ class LocalStore:
     def remove_part(self, name: str) -> None:
         """Remove `name`.part."""
         try:
-            os.unlink(self.where(name) + PART_ENDING)
+            os.unlink(self._part(name))
         except OSError:
             pass  # the next writer truncates it, or reports why it cannot
 
     def where(self, name: str) -> str:
         """The path."""
         return self._beginning + name
+
+    def make_parts(self) -> None:
+        """Make the directory of the parts. Raises OSError."""
+        os.makedirs(os.path.join(self.directory, self.parts or ""), exist_ok=True)
+
+    def has_parts(self) -> bool:
+        """Whether it is there."""
+        return os.path.isdir(os.path.join(self.directory, self.parts or ""))
+
+    def remove_parts(self) -> None:
+        """Remove it with all that is in it. Raises nothing."""
+        if self.parts:
+            path = os.path.join(self.directory, self.parts)
+            gone = path + ".gone"
+            try:
+                os.rename(path, gone)  # at once, so that nobody makes a file in it while it is emptied
+            except OSError:
+                return
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def _part(self, name: str) -> str:
+        return os.path.join(self.directory, self.parts or "", name + PART_ENDING)
 
 
 def _stamp(path: str) -> Stamp | None:

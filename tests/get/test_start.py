@@ -1,0 +1,64 @@
+"""What `noria get` loads before it begins, and what a defect of its own looks like."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.nginx import Nginx
+
+
+def imported(*arguments: object) -> set[str]:
+    """The modules that `noria get` with these arguments imports, as the interpreter reports them."""
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "noria", "get", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rsplit("|", 1)[1].strip() for line in lines}
+
+
+@pytest.mark.parametrize("how", ["-q", "--json", "--fsync"])  # the last one stands for lines in a pipe
+def test_no_display_no_rich_and_no_client_for_what_is_not_asked(
+    how: str, pdf_server: Nginx, tmp_path: Path
+) -> None:
+    modules = imported(how, "-o", tmp_path, pdf_server.url("f1040.pdf"))
+    assert {"noria.get.engine", "httptools"} <= modules
+    unneeded = {"rich", "aiohttp", "http.cookiejar", "urllib.request", "netrc", "fsspec", "distributed"}
+    assert modules & unneeded == set()
+    assert (tmp_path / "f1040.pdf").exists()
+
+
+def test_help_imports_less_than_a_run() -> None:
+    assert imported("--help") & {"rich", "aiohttp", "yarl", "sqlite3", "importlib.metadata"} == set()
+
+
+def test_a_defect_is_no_wrong_usage(pdf_server: Nginx, tmp_path: Path) -> None:
+    """It is put in here: something in the middle of a run raises what a wrong option raises, too."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nimport noria.get.tally\nfrom noria.cli import main\n"
+        "def add(self, result):\n    raise ValueError('a defect')\n"
+        "noria.get.tally.Tally.add = add\n"
+        "if __name__ == '__main__':\n    sys.exit(main(['get', *sys.argv[1:]]))\n"
+    )
+    command = [sys.executable, program, "-o", tmp_path / "out", pdf_server.url("f1040.pdf")]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+    assert ended.stderr.splitlines()[-1] == "ValueError: a defect"
+
+
+def test_a_file_of_credentials_that_is_none_is_wrong_usage(pdf_server: Nginx, tmp_path: Path) -> None:
+    (tmp_path / "cookies").write_text("nonsense")
+    command = ["-b", tmp_path / "cookies", "-o", tmp_path / "out", pdf_server.url("f1040.pdf")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "noria", "get", *map(str, command)], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("noria get: not a cookies file: ")
