@@ -542,3 +542,21 @@ for main in (cleanup, caught, failing):
     assert outcomes[0].stdout == outcomes[1].stdout
     assert "KeyboardInterrupt()" in outcomes[1].stdout
     assert [outcome.returncode for outcome in outcomes] == [0, 0], outcomes[1].stderr
+
+
+@on_noria
+async def test_a_handler_is_called_though_the_program_has_put_one_of_its_own_over_it() -> None:
+    """As in asyncio. uvicorn does so while it serves, and raises the signal again when it has given the place back."""
+    loop = asyncio.get_running_loop()
+    seen: list[str] = []
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, "the loop's")
+    ours = signal.signal(signal.SIGUSR1, lambda *_: seen.append("the program's"))
+    signal.raise_signal(signal.SIGUSR1)
+    await until(lambda: len(seen) == 2)
+    assert seen == ["the program's", "the loop's"]
+    signal.signal(signal.SIGUSR1, ours)
+    signal.raise_signal(signal.SIGUSR1)
+    await until(lambda: len(seen) == 3)
+    await turns(5)
+    assert seen[2:] == ["the loop's"]
+    loop.remove_signal_handler(signal.SIGUSR1)

@@ -59,6 +59,11 @@ class Signals(asyncio.AbstractEventLoop):
         if self._outer_wakeup is not None and self._outer_wakeup >= 0:
             with contextlib.suppress(OSError):
                 os.write(self._outer_wakeup, numbers)
+        # Where the program has put a Python handler in the place of ours (uvicorn does while it serves) that one has
+        # run, and the loop's runs too, as in asyncio, which goes by these numbers alone.
+        for number in numbers if self._signal_handlers else b"":
+            if number in self._signal_handlers and signal.getsignal(number) != self._on_signal:
+                self._on_signal(number, None)
 
     def _on_signal(self, signum: int, frame: object) -> None:
         handle = self._signal_handlers.get(signum)

@@ -297,8 +297,8 @@ def test_what_comes_as_the_time_is_up_is_read_or_there_for_the_next(
     async def limited(reader: Any) -> bytes | None:
         with contextlib.suppress(TimeoutError):
             if way == "wait_for":
-                return bytes(await noria.wait_for(READS[name](reader), 0.002))
-            async with noria.timeout(0.002):
+                return bytes(await noria.wait_for(READS[name](reader), 0.02))
+            async with noria.timeout(0.02):
                 return bytes(await READS[name](reader))
         return None
 
@@ -308,8 +308,10 @@ def test_what_comes_as_the_time_is_up_is_read_or_there_for_the_next(
         began = loop.time()
         task = asyncio.create_task(limited(reader))
         await turns(1)
-        loop.call_at(began + (0.0005 if first == "the bytes" else 0.004), reader.feed_data, b"line\n")
-        time.sleep(0.006)  # noqa: ASYNC251  both times are to have come
+        loop.call_at(
+            began + 0.001 if first == "the bytes" else loop.time() + 0.021, reader.feed_data, b"line\n"
+        )
+        time.sleep(0.025)  # noqa: ASYNC251  both times are to have come
         got = await task
         await turns(3)
         if first == "the deadline":

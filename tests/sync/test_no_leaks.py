@@ -655,9 +655,9 @@ def test_a_wake_up_that_comes_with_a_deadline_is_used_or_handed_on(
     async def limited(place: Any) -> str:
         try:
             if way == "wait_for":
-                await noria.wait_for(place.wait(), 0.002)
+                await noria.wait_for(place.wait(), 0.02)
             else:
-                async with noria.timeout(0.002):
+                async with noria.timeout(0.02):
                     await place.wait()
         except TimeoutError:
             return "late"
@@ -672,8 +672,8 @@ def test_a_wake_up_that_comes_with_a_deadline_is_used_or_handed_on(
         await turns(2)
         other = asyncio.create_task(place.wait())
         await turns(2)
-        loop.call_at(began + (0.0005 if first == "the wake-up" else 0.004), place.give)
-        time.sleep(0.006)  # noqa: ASYNC251  nothing runs until both times have come
+        loop.call_at(began + 0.001 if first == "the wake-up" else loop.time() + 0.021, place.give)
+        time.sleep(0.025)  # noqa: ASYNC251  nothing runs until both times have come
         await turns(12)
         outcome = await late
         # One was given, and one of the two has it.
@@ -869,7 +869,7 @@ def test_a_sleep_that_is_cancelled_when_its_time_comes_is_cancelled_once(first: 
 
         async def sleep() -> None:
             try:
-                await noria.sleep(0.002)
+                await noria.sleep(0.02)
                 ended.append("slept")
             except asyncio.CancelledError:
                 ended.append("cancelled")
@@ -879,8 +879,8 @@ def test_a_sleep_that_is_cancelled_when_its_time_comes_is_cancelled_once(first: 
         began = loop.time()
         task = asyncio.create_task(sleep())
         await turns(1)
-        loop.call_at(began + (0.004 if first == "the sleep" else 0.0005), task.cancel)
-        time.sleep(0.006)  # noqa: ASYNC251  both times are to have come
+        loop.call_at(began + 0.001 if first == "the cancellation" else loop.time() + 0.021, task.cancel)
+        time.sleep(0.025)  # noqa: ASYNC251  both times are to have come
         await task
         assert ended == ["cancelled", "well"]
 

@@ -1,6 +1,6 @@
 """The types that noria promises: a user's program passes mypy in strict mode, and the stubs tell the truth.
 
-The program itself is tests/typing/program.py. The stubs are compared with the compiled modules by mypy.stubtest;
+The programs themselves are tests/typing/program.py and primitives.py. The stubs are compared with the compiled modules by mypy.stubtest;
 what it may find is listed in stubtest.txt.
 """
 
@@ -50,21 +50,26 @@ def mypy() -> None:
         pytest.skip(reason)
 
 
+PROGRAMS = ["program.py", "primitives.py"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.usefixtures("mypy")
-def test_a_program_that_uses_the_public_api_passes_mypy_strict(tmp_path: Path) -> None:
+def test_a_program_that_uses_the_public_api_passes_mypy_strict(program: str, tmp_path: Path) -> None:
     run(
         "-m",
         "mypy",
         "--strict",
         "--config-file=",
         f"--cache-dir={tmp_path}",
-        str(HERE / "program.py"),
+        str(HERE / program),
         cwd=tmp_path,
     )
 
 
-def test_what_that_program_asserts_also_holds_when_it_runs(tmp_path: Path) -> None:
-    run(str(HERE / "program.py"), str(tmp_path), cwd=tmp_path)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_that_program_asserts_also_holds_when_it_runs(program: str, tmp_path: Path) -> None:
+    run(str(HERE / program), str(tmp_path), cwd=tmp_path)
 
 
 @pytest.mark.once

@@ -126,7 +126,7 @@ cdef class StreamReader:
     @_limit.setter
     def _limit(self, value):
         if isinstance(value, float):
-            self.limit = MOST if value >= MOST else <Py_ssize_t>value
+            self.limit = MOST if value >= MOST else int(value)
         else:
             self.limit = min(PyNumber_AsSsize_t(value, NULL), MOST)
         self.given = value
