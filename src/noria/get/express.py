@@ -208,7 +208,7 @@ class Express:
         if exchange.connection is not None:
             exchange.close()
         elif exchange.body is not None:
-            if exchange.future.cancelled():
+            if not exchange.settled:
                 exchange.future = self._loop.create_future()
                 await asyncio.wait([exchange.future])
                 exchange.future.exception()

@@ -314,6 +314,8 @@ class Journal:
         """The totals."""
 
         def read() -> JournalStatus:
+            if not self._read_only:
+                self._add_up()
             counts = [0, 0, 0, 0]
             kinds: dict[str, int] = {}
             size = 0
@@ -452,6 +454,14 @@ class Journal:
         change[0] += count
         change[1] += size
 
+    def _add_up(self) -> None:
+        self._db.executemany(
+            "INSERT INTO totals VALUES(?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET count = count + excluded.count, bytes = bytes + excluded.bytes",
+            [(*place, *change) for place, change in self._changes.items() if any(change)],
+        )
+        self._changes.clear()
+
     def _last(self) -> int:
         (row,) = self._db.execute("SELECT ifnull(max(id), 0) FROM files").fetchone()
         return int(row)
@@ -499,11 +509,7 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             for job, future in batch:
                 results.append((future, job()))
-            self._db.executemany(
-                "INSERT INTO totals VALUES(?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET count = count + excluded.count, bytes = bytes + excluded.bytes",
-                [(*place, *change) for place, change in self._changes.items() if any(change)],
-            )
+            self._add_up()
             self._db.execute("COMMIT")
         except BaseException as error:  # a full disk, for one: nobody may think that his change was kept
             with contextlib.suppress(sqlite3.Error):

@@ -42,6 +42,7 @@ class Watch:
 class Exchange:
     future: asyncio.Future[Any]
     subject: Any
+    settled: bool
     heard: float
     def __init__(
         self,
