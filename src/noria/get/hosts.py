@@ -11,6 +11,7 @@ from collections import deque
 from typing import Generic, Protocol, TypeVar
 
 _FIRST_LIMIT = 4.0
+_WORTHWHILE = 3  # this part of the window is worth reading on for
 
 
 class HasHost(Protocol):
@@ -61,8 +62,8 @@ class Window(Generic[J]):
         return sum(int(host.limit) for host in self._hosts.values())
 
     async def wait_for_room(self) -> None:
-        """Until a job may be put. For one waiter."""
-        while self.room <= 0:
+        """Until a job may be put, or several, as long as nobody waits for one. For one waiter."""
+        while self.room <= 0 or (self.room < self._length // _WORTHWHILE and not self._takers):
             self._room = asyncio.get_running_loop().create_future()
             await self._room
 
@@ -88,6 +89,7 @@ class Window(Generic[J]):
                 return None
             taker = asyncio.get_running_loop().create_future()
             self._takers.append(taker)
+            self._tell_of_room()
             try:
                 await taker
             except asyncio.CancelledError:
@@ -103,11 +105,16 @@ class Window(Generic[J]):
         host.active += 1
         self._waiting -= 1
         self._offer(host)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._tell_of_room()
         if self._ended and not self._waiting:
             self._wake(len(self._takers))
         return job
+
+    def _tell_of_room(self) -> None:
+        if self._room is None or self._room.done():
+            return
+        if self.room >= self._length // _WORTHWHILE or (self.room > 0 and self._takers):
+            self._room.set_result(None)
 
     def release(self, job: J) -> None:
         """`job` has ended."""

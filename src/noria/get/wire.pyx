@@ -58,15 +58,15 @@ cdef class Connection:
     def eof_received(self):
         return None
 
-    def connection_lost(self, error):
+    def connection_lost(self, exc):
         self.lost = True
         self.origin.connections.discard(self)
         if self in self.origin.idle:
             self.origin.idle.remove(self)
         if self.exchange is not None:
-            self.exchange.end(error)
+            self.exchange.end(exc)
         elif self.response is not None:
-            self.response.end(error)
+            self.response.end(exc)
 
     def pause_writing(self):
         """Requests are short."""
