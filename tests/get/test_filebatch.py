@@ -144,5 +144,7 @@ def test_a_part_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     [(None, b"b", b""), (b"a\0b", b"b", b""), (b"a", b"b\0", b""), (b"a", "b", b""), (b"a", b"b", 5)],
 )
 def test_what_is_no_task_is_refused(part: Any, path: Any, data: Any) -> None:
+    writer = smallfiles.Writer()
     with pytest.raises((TypeError, ValueError)):
-        smallfiles.Writer().add(part, path, data, False, smallfiles.WRITE, None)
+        writer.add(part, path, data, False, smallfiles.WRITE, None)
+    writer.close()

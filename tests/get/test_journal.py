@@ -1,13 +1,16 @@
 """The journal: rows, names, totals, and what survives."""
 
 import os
+import random
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from noria.get.journal import DONE, FAILED, PENDING, Journal, JournalError
+from noria.get.journal import DONE, FAILED, PENDING, Journal, JournalError, Whole
 from noria.get.names import Names
 from noria.get.store import Stamp
 from noria.get.target import Target
@@ -17,12 +20,106 @@ def entries(*names: str) -> list[tuple[Target, str]]:
     return [(Target(f"http://host/{number}/{name}"), name) for number, name in enumerate(names)]
 
 
-def test_equal_names_are_numbered_as_they_are_without_a_journal(tmp_path: Path) -> None:
-    wanted = ["a.pdf", "a.pdf", "a-2.pdf", "b", "x", "x.part", "a.pdf", "b", "x.tar.gz", "x.tar.gz"]
+@pytest.mark.parametrize("together", [1, 2, 3, 99])
+def test_equal_names_are_numbered_as_they_are_without_a_journal(tmp_path: Path, together: int) -> None:
+    wanted = ["a.pdf", "y", "b.pdf", "a.pdf", "a.pdf", "a-2.pdf", "b", "x", "x.part", "a.pdf", "b", "y.part"]
+    wanted += ["x.tar.gz", "x.tar.gz", "z.part", "z", "z"]
     names = Names()
+    for runs in range(2):
+        with Journal(tmp_path / "db") as journal:
+            journal.begin()
+            given = entries(*wanted)
+            rows = []
+            for start in range(0, len(given), together):
+                rows += journal.register(given[start : start + together])
+        if not runs:
+            expected = [names.claim(name) for name in wanted]
+        assert [row.name for row in rows] == expected
+        assert [row.is_new for row in rows] == [not runs] * len(rows)
+
+
+def recounted(path: Path) -> list[tuple[int, str, int, int]]:
+    with closing(sqlite3.connect(path)) as database:
+        kept = database.execute("SELECT * FROM totals WHERE count ORDER BY 1, 2").fetchall()
+        counted = database.execute(
+            "SELECT state, ifnull(kind, ''), count(*), sum(size) FROM files GROUP BY 1, 2 ORDER BY 1, 2"
+        ).fetchall()
+    assert kept == counted
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_totals_are_what_the_rows_add_up_to(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(3):
+        with Journal(tmp_path / "db") as journal:
+            journal.begin(again=True)
+            fresh = []
+            rows = []
+            for start in range(0, 60, 20):
+                new = journal.register(
+                    entries(*(f"{chance.randrange(50)}" for _ in range(start, start + 20)))
+                )
+                (fresh if chance.random() < 0.5 else rows).extend(row.id for row in new if row.is_new)
+                rows.extend(row.id for row in new if not row.is_new)
+            wholes = [Whole(row, chance.randrange(1000), row, None, None) for row in fresh]
+            recording = [journal.record(wholes[:7], []), journal.record(wholes[7:], wholes[:3])]
+            assert journal.status().done >= min(3, len(wholes))
+            for future in recording:
+                future.result(10)
+            for row in rows:
+                action = chance.randrange(6)
+                if action <= 1:
+                    journal.finishing(row, Stamp(chance.randrange(1000), 1), None, None)
+                if action == 0:
+                    journal.done(row)
+                elif action == 2:
+                    journal.failed_row(row, "no", chance.choice(["http", "disk"]))
+                elif action == 3:
+                    journal.adopt(row, chance.randrange(1000))
+                elif action == 4:
+                    journal.started(row, None, None)
+            journal.finished()
+        assert recounted(tmp_path / "db")
+
+
+def test_many_are_recorded_as_one_by_one(tmp_path: Path) -> None:
     with Journal(tmp_path / "db") as journal:
-        rows = journal.register(entries(*wanted))
-    assert [row.name for row in rows] == [names.claim(name) for name in wanted]
+        journal.begin()
+        rows = journal.register(entries("a", "b", "c"))
+        for row in rows[:2]:
+            journal.finishing(row.id, Stamp(7, row.id), '"e"', "m")
+        journal.done(rows[0].id, attempts=1, status=200)
+        one_by_one = [record._replace(time=None) for record in journal.records()]
+    with Journal(tmp_path / "other") as journal:
+        journal.begin()
+        journal.register(entries("a", "b", "c"))
+        wholes = [Whole(row.id, 7, row.id, '"e"', "m") for row in rows[:2]]
+        journal.record(wholes, []).result(10)
+        journal.record([], wholes[:1]).result(10)
+        assert [record._replace(time=None) for record in journal.records()] == one_by_one
+    with pytest.raises(JournalError):
+        journal.record([], []).result(10)
+
+
+def test_a_journal_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with Journal(path) as journal:
+        journal.begin()
+        rows = journal.register(entries("a", "b.part"))
+        journal.adopt(rows[0].id, 5)
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "CREATE TRIGGER files_in AFTER INSERT ON files BEGIN UPDATE totals SET count = count + 1; END;"
+            "CREATE TRIGGER files_change AFTER UPDATE ON files BEGIN UPDATE totals SET count = 9; END;"
+            "DELETE FROM meta WHERE name = 'parts'; PRAGMA user_version = 1;"
+        )
+    with Journal(path, read_only=True) as journal:
+        assert journal.status().done == 1
+    with Journal(path) as journal:
+        journal.begin()
+        assert [row.name for row in journal.register(entries("a", "b.part", "b"))] == ["a", "b.part", "b-2"]
+    assert recounted(path) == [(PENDING, "", 2, 0), (DONE, "", 1, 5)]
 
 
 def test_the_next_run_finds_its_rows_and_equal_targets_in_their_order(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import getpass
 import importlib.util
 import json
 import os
@@ -29,7 +28,14 @@ def main(arguments: list[str]) -> int:
 
             return (status if arguments[0] == "status" else retry)(arguments[1:])
         options = _parse(arguments)
-        return OK if options is None else run(options)
+        if options is None:
+            return OK
+        # What a download leaves is freed by its counts. With the usual threshold, the collector looks over all the
+        # modules again and again while nothing but jobs and results come and go.
+        gc.set_threshold(50_000, 20, 20)
+        status_of_all = run(options)
+        gc.freeze()  # else the interpreter, on its way out, looks for cycles in all that it will give back anyway
+        return status_of_all
     except KeyboardInterrupt:  # before anything began, or when all was over
         return INTERRUPTED
 
@@ -50,9 +56,6 @@ def run(options: argparse.Namespace, targets: Any = None) -> int:
     """Download what `options` name, or `targets` (with the methods of Targets) if given, and return the exit
     status.
     """
-    # What a download leaves is freed by its counts. With the usual threshold, the collector looks over all the modules
-    # again and again while nothing but jobs and results come and go.
-    gc.set_threshold(50_000, 20, 20)
     # Only now, so that --help needs none of this.
     import noria
     from noria.get.progress import summary
@@ -350,7 +353,9 @@ def _login(user: str) -> tuple[str, str]:
         known = os.environ.get("NORIA_GET_PASSWORD")
         if known is None and sys.stdin is not None and sys.stdin.isatty():
             try:
-                known = getpass.getpass(f"Password of {name}: ")
+                from getpass import getpass
+
+                known = getpass(f"Password of {name}: ")
             except EOFError:
                 known = None
         if known is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from noria.get.failures import Failure, os_reason
 from noria.get.filebatch import FileBatch, Record
 from noria.get.lean import LeanSession, Origin, encoded_fields
-from noria.get.ranges import LONGEST_FIELD, validator
+from noria.get.ranges import make_validator, short
 from noria.get.store import Stamp
 from noria.get.wire import Connection, Exchange
 
@@ -149,24 +149,15 @@ class Express:
         body = exchange.body
         assert body is not None
         self._activity.received += len(body)
-        etag = exchange.etag
+        etag = _text(exchange.etag)
         record = None
         if job.row is not None:
-            found = validator(
-                {
-                    name: value.decode("ascii")
-                    for name, value in (
-                        ("ETag", etag),
-                        ("Last-Modified", exchange.last_modified),
-                        ("Date", exchange.date),
-                    )
-                    if value is not None
-                }
-            )
-            job.last_etag = found.etag
-            record = Record(job.row.id, found.etag, found.modified)
-        elif etag is not None and len(etag) <= LONGEST_FIELD and b"\t" not in etag:
-            job.last_etag = etag.decode("ascii")
+            found = make_validator(etag, _text(exchange.last_modified), _text(exchange.date))
+            etag = found.etag
+            record = Record(job.row.id, etag, found.modified)
+        elif etag is not None:
+            etag = short(etag)
+        job.last_etag = etag
         self._batch.add(path, body, exchange, overwrite=self._replaces, record=record)
 
     def _otherwise(
@@ -208,7 +199,7 @@ class Express:
         if exchange.connection is not None:
             exchange.close()
         elif exchange.body is not None:
-            if exchange.future.cancelled():
+            if not exchange.settled:
                 exchange.future = self._loop.create_future()
                 await asyncio.wait([exchange.future])
                 exchange.future.exception()
@@ -216,3 +207,7 @@ class Express:
             job.given.close()
             if (answer := job.given.answer) is not None and answer.done():
                 answer.exception()  # it has been seen
+
+
+def _text(field: bytes | None) -> str | None:
+    return None if field is None else field.decode("ascii")

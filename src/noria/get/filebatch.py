@@ -33,16 +33,20 @@ class Record(NamedTuple):
 
 
 class Receipt(Protocol):
-    """Has the future that tells what became of a file; it may be another one in the end than in the beginning."""
+    """Has the future that tells what became of a file, another one in the end than in the beginning if somebody has
+    cancelled that and waits on. settled: it is known, and no future will be told any more.
+    """
 
     future: "asyncio.Future[Stamp]"
+    settled: bool
 
 
 class _Receipt:
-    __slots__ = ("future",)
+    __slots__ = ("future", "settled")
 
     def __init__(self, future: "asyncio.Future[Stamp]") -> None:
         self.future = future
+        self.settled = False
 
 
 class _Entry:
@@ -169,10 +173,12 @@ class FileBatch:
 
 
 def _succeed(receipt: Receipt, stamp: Stamp) -> None:
+    receipt.settled = True
     if not receipt.future.done():
         receipt.future.set_result(stamp)
 
 
 def _fail(receipt: Receipt, error: BaseException) -> None:
+    receipt.settled = True
     if not receipt.future.done():
         receipt.future.set_exception(error)

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 _FIRST_LIMIT = 4.0
 _MOST_REMEMBERED = 1000  # hosts without a job whose limit is kept
+_WORTHWHILE = 3  # this part of the window is worth reading on for
 
 
 class HasHost(Protocol):
@@ -142,8 +143,8 @@ class Window(Generic[J]):
         return self._length - self._waiting
 
     async def wait_for_room(self) -> None:
-        """Until a job may be put. For one waiter."""
-        while self.room <= 0:
+        """Until a job may be put, or several, as long as nobody waits for one. For one waiter."""
+        while self.room <= 0 or (self.room < self._length // _WORTHWHILE and not self._takers):
             self._room = asyncio.get_running_loop().create_future()
             await self._room
 
@@ -181,12 +182,19 @@ class Window(Generic[J]):
             return None
         taker: asyncio.Future[J | None] = asyncio.get_running_loop().create_future()
         self._takers.append(taker)
+        self._tell_of_room()
         try:
             return await taker
         except asyncio.CancelledError:
             if taker.done() and not taker.cancelled() and (job := taker.result()) is not None:
                 self._put_back(job)
             raise
+
+    def _tell_of_room(self) -> None:
+        if self._room is None or self._room.done():
+            return
+        if self.room >= self._length // _WORTHWHILE or (self.room > 0 and self._takers):
+            self._room.set_result(None)
 
     def release(self, job: J) -> None:
         """`job` has ended."""
@@ -217,8 +225,7 @@ class Window(Generic[J]):
         else:
             del self._lines[line.name]
             self._hosts.leave(line.name)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._tell_of_room()
         self._tell_the_end()
         return job
 

@@ -42,6 +42,7 @@ _COPYING = (0x9123683E, 0xCA451A4E, 0x2FC12FC1, 0xF2F52010)  # btrfs, bcachefs, 
 _VERSION = 2
 _OLD_VERSION = 1  # had triggers to keep the totals, which took longer than all the rest
 _MOST_IN_A_BATCH = 1000
+_MOST_IN_A_STATEMENT = 64  # rows; of old SQLite, 999 values
 _PAGE = 1000
 _T = TypeVar("_T")
 
@@ -275,10 +276,12 @@ class Journal:
                 " WHERE id = ?",
                 [(now, file.size, file.inode, file.etag, file.modified, file.row) for file in finishing],
             )
-            self._db.executemany(
-                f"UPDATE files SET time = ?, state = {DONE}, attempts = attempts + 1, status = 200 WHERE id = ?",
-                [(now, file.row) for file in done],
-            )
+            for part in _parts(done):
+                self._db.execute(
+                    f"UPDATE files SET time = ?, state = {DONE}, attempts = attempts + 1, status = 200"
+                    f" WHERE id IN ({', '.join('?' * len(part))})",
+                    [now, *(file.row for file in part)],
+                )
             size, done_size = (sum(file.size for file in files) for files in (finishing, done))
             self._count(PENDING, "", -len(finishing), 0)
             self._count(FINISHING, "", len(finishing) - len(done), size - done_size)
@@ -322,6 +325,8 @@ class Journal:
         """The totals."""
 
         def read() -> JournalStatus:
+            if not self._read_only:
+                self._add_up()
             counts = [0, 0, 0, 0]
             kinds: dict[str, int] = {}
             size = 0
@@ -373,21 +378,25 @@ class Journal:
         if self._older == 0 and not self._parts and not any(n.endswith(PART_ENDING) for _, n in targets):
             # All rows are this run's, and names are only in each other's way if they are the same.
             first, now = self._last() + 1, time.time()
-            rows = [
-                (row, _key(target), target.url, target.name, name, self._run, now, *_wants(target))
-                for row, (target, name) in enumerate(targets, first)
-            ]
+            row = first
             self._db.execute("SAVEPOINT many")
             try:
-                self._db.executemany(
-                    "INSERT INTO files(id, key, url, given, name, state, seen, time, want_checksum, want_size,"
-                    f" headers) VALUES(?, ?, ?, ?, ?, {PENDING}, ?, ?, ?, ?, ?)",
-                    rows,
-                )
+                for part in _parts(targets):
+                    values: list[object] = []
+                    for target, name in part:
+                        values += row, _key(target), target.url, target.name, name, self._run, now
+                        values += _wants(target)
+                        row += 1
+                    self._db.execute(
+                        "INSERT INTO files(id, key, url, given, name, state, seen, time, want_checksum, want_size,"
+                        " headers) VALUES "
+                        + ", ".join([f"(?, ?, ?, ?, ?, {PENDING}, ?, ?, ?, ?, ?)"] * len(part)),
+                        values,
+                    )
             except sqlite3.IntegrityError:  # a name is taken
                 self._db.execute("ROLLBACK TO many")
             else:
-                self._count(PENDING, "", len(rows), 0)
+                self._count(PENDING, "", len(targets), 0)
                 return [
                     Record(row, target.url, name, PENDING, is_new=True)
                     for row, (target, name) in enumerate(targets, first)
@@ -460,6 +469,14 @@ class Journal:
         change[0] += count
         change[1] += size
 
+    def _add_up(self) -> None:
+        self._db.executemany(
+            "INSERT INTO totals VALUES(?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET count = count + excluded.count, bytes = bytes + excluded.bytes",
+            [(*place, *change) for place, change in self._changes.items() if any(change)],
+        )
+        self._changes.clear()
+
     def _last(self) -> int:
         (row,) = self._db.execute("SELECT ifnull(max(id), 0) FROM files").fetchone()
         return int(row)
@@ -507,11 +524,7 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             for job, future in batch:
                 results.append((future, job()))
-            self._db.executemany(
-                "INSERT INTO totals VALUES(?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET count = count + excluded.count, bytes = bytes + excluded.bytes",
-                [(*place, *change) for place, change in self._changes.items() if any(change)],
-            )
+            self._add_up()
             self._db.execute("COMMIT")
         except BaseException as error:  # a full disk, for one: nobody may think that his change was kept
             with contextlib.suppress(sqlite3.Error):
@@ -584,6 +597,14 @@ def _copies_on_write(path: str) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     found = (ctypes.c_long * 32)()  # struct statfs, which begins with f_type (statfs(2)), and has 120 bytes
     return libc.statfs(os.fsencode(path), found) == 0 and found[0] & 0xFFFFFFFF in _COPYING
+
+
+def _parts(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """`items` in parts that fit into one statement. A statement lets go of the interpreter, and may wait for it when it
+    ends, so that one for many rows is better than many for one.
+    """
+    for start in range(0, len(items), _MOST_IN_A_STATEMENT):
+        yield items[start : start + _MOST_IN_A_STATEMENT]
 
 
 def _wants(target: Target) -> tuple[str | None, int | None, str | None]:

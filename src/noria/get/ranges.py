@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-LONGEST_FIELD = 1024  # characters of an ETag or date that is kept
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 
 
@@ -34,14 +33,17 @@ class Validator(NamedTuple):
 
 
 def validator(headers: Mapping[str, str]) -> Validator:
-    """Of an answer. A Last-Modified date less than a second before Date could hide a second change (section
-    8.8.2.2) and does not count.
+    """Of an answer."""
+    return make_validator(headers.get("ETag"), headers.get("Last-Modified"), headers.get("Date"))
+
+
+def make_validator(etag: str | None, modified: str | None, date: str | None) -> Validator:
+    """Of an answer with these fields. A Last-Modified date less than a second before Date could hide a second change
+    (RFC 9110, section 8.8.2.2) and does not count.
     """
-    etag = headers.get("ETag")
-    modified = headers.get("Last-Modified")
-    if modified is not None and not _is_past(modified, headers.get("Date")):
+    if modified is not None and not _is_past(modified, date):
         modified = None
-    return Validator(_short(etag), _short(modified))
+    return Validator(short(etag), short(modified))
 
 
 class ContentRange(NamedTuple):
@@ -99,9 +101,10 @@ def _moment(date: str) -> float:
     return parsedate_to_datetime(date).timestamp()
 
 
-def _short(value: str | None) -> str | None:
+def short(value: str | None) -> str | None:
+    """`value`, an ETag or a date, if it is fit to be kept."""
     return (
         value
-        if value is not None and len(value) <= LONGEST_FIELD and value.isascii() and value.isprintable()
+        if value is not None and len(value) <= 1024 and value.isascii() and value.isprintable()
         else None
     )

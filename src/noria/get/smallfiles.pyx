@@ -175,8 +175,8 @@ cdef enum:
 
 
 cdef class Writer:
-    """Makes files in threads of its own. `fileno` is readable when `take` has something. Raises OSError if there is no
-    descriptor for that.
+    """Makes files in threads of its own, until `close`. `fileno` is readable when `take` has something. Raises OSError
+    if there is no descriptor for that, RuntimeError if there is no thread.
     """
 
     cdef pthread_mutex_t mutex
@@ -193,7 +193,7 @@ cdef class Writer:
     cdef int gathered
     cdef bint closed
     cdef int fd
-    cdef list threads
+    cdef int threads
 
     def __cinit__(self):
         self.fd = -1
@@ -201,10 +201,10 @@ cdef class Writer:
         pthread_cond_init(&self.work, NULL)
 
     def __init__(self):
-        self.threads = []
         self.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.fd < 0:
             raise OSError(errno, os.strerror(errno))
+        self.start_thread()
 
     def __dealloc__(self):
         # Every thread has a reference, so none is left.
@@ -248,7 +248,7 @@ cdef class Writer:
         self.gathered += 1
 
     def start(self):
-        """Let the threads have what was added. Raises RuntimeError if the first thread cannot be started."""
+        """Let the threads have what was added."""
         cdef bint more
         if self.fresh is NULL:
             return
@@ -265,15 +265,16 @@ cdef class Writer:
         pthread_mutex_unlock(&self.mutex)
         self.fresh = self.fresh_last = NULL
         self.gathered = 0
-        if not self.threads or (more and len(self.threads) < MOST_THREADS):
-            thread = threading.Thread(target=self.run, name="noria-get-writer", daemon=True)
+        if more and self.threads < MOST_THREADS:
             try:
-                thread.start()
+                self.start_thread()
             except RuntimeError:
-                if not self.threads:
-                    raise
-            else:
-                self.threads.append(thread)
+                pass  # there is one
+
+    cdef int start_thread(self) except -1:
+        threading.Thread(target=self.run, name="noria-get-writer", daemon=True).start()
+        self.threads += 1
+        return 0
 
     def take(self):
         """What has been done since the last call: a list of (receipt, path, steps, error number or 0, size, inode,

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 from noria.get.lean import Origin
 from noria.get.response import LeanResponse
 
-class Watched(Protocol):
+class _Watched(Protocol):
     heard: float
     @property
     def began(self) -> bool: ...
@@ -36,14 +36,15 @@ class Watch:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, first_byte: float | None, stall: float | None
     ) -> None: ...
-    def add(self, watched: Watched) -> None: ...
-    def discard(self, watched: Watched | None) -> None: ...
+    def add(self, watched: _Watched) -> None: ...
+    def discard(self, watched: _Watched | None) -> None: ...
     def look(self) -> None: ...
     def close(self) -> None: ...
 
 class Exchange:
     future: asyncio.Future[Any]
     subject: Any
+    settled: bool
     heard: float
     def __init__(
         self,

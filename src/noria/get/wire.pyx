@@ -3,8 +3,8 @@
 An `Exchange` is one GET whose answer is as plain as can be: status 200 of HTTP/1.1, a head that comes in one piece and
 keeps to the letter of RFC 9112, one Content-Length, no other framing, a short body. It knows such an answer when it
 sees it and does nothing else; at the least doubt, and when anything goes wrong, everything that has come is given to a
-`response.LeanResponse`, whose parser decides what it means. So what this file takes is a part of what that parser takes,
-and means the same; `tests/get/test_wire.py` compares the two.
+`response.LeanResponse`, whose parser decides what it means. So what this file takes is a part of what that parser
+takes, and means the same; `tests/get/test_wire.py` compares the two.
 
 One object per connection is the protocol of all exchanges and responses on it, one at a time. Nothing here knows of
 files: whoever starts an exchange is called when the whole body is there.
@@ -58,15 +58,15 @@ cdef class Connection:
     def eof_received(self):
         return None
 
-    def connection_lost(self, error):
+    def connection_lost(self, exc):
         self.lost = True
         self.origin.connections.discard(self)
         if self in self.origin.idle:
             self.origin.idle.remove(self)
         if self.exchange is not None:
-            self.exchange.end(error)
+            self.exchange.end(exc)
         elif self.response is not None:
-            self.response.end(error)
+            self.response.end(exc)
 
     def pause_writing(self):
         """Requests are short."""
@@ -173,11 +173,12 @@ cdef class Exchange:
     otherwise: called with this object, its connection, what has come so far (a list of bytes), whether the connection
     is lost, and why (an exception or None) or what the watch said. It takes the connection over and sees to `future`.
 
-    size: bytes that the body must have, -1 for any. subject: the caller's. first_byte: seconds from the request to the
-    answer.
+    size: bytes that the body must have, -1 for any. subject, settled: the caller's, but for `settled` if a callback
+    raises, which is then the future's exception. first_byte: seconds from the request to the answer.
     """
 
     cdef public object future
+    cdef public bint settled
     cdef public object subject
     cdef readonly bytes body
     cdef readonly bytes etag
@@ -267,6 +268,7 @@ cdef class Exchange:
         try:
             callback(*arguments)
         except Exception as error:  # nobody else would end the wait
+            self.settled = True
             if not self.future.done():
                 self.future.set_exception(error)
         return 0
