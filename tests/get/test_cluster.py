@@ -264,6 +264,7 @@ def test_a_cluster_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         {"cluster": "local:1", "shard": 0},
         {"cluster": "local:1", "concurrency": 0},
         {"cluster": "local:1", "update": True},
+        {"cluster": "local:1", "proxy": "ftp://x"},
         {"cluster": "local:1", "session": object()},
         {"cluster": "local:1", "overwrite": True, "skip_existing": True},
     ],

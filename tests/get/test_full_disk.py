@@ -19,6 +19,7 @@ GET = [sys.executable, "-m", "noria", "get"]
 FILES, SIZE = 100, 20_000  # bytes
 SHELL = """
 set -e
+PATH=$PATH:/usr/sbin:/sbin
 cd "$1"
 {mount}
 set +e
@@ -64,7 +65,9 @@ def test_what_does_not_fit_fails_alone_and_goes_on_when_it_fits(
     inside = ["sh", "-c", SHELL.format(**how), "sh", str(tmp_path), sys.executable]
     space = [require("unshare"), "-m" if os.geteuid() == 0 else "-rm"]
     probe = subprocess.run(
-        [*space, "sh", "-c", f"set -e; cd {tmp_path}; {how['mount']}"], capture_output=True, text=True
+        [*space, "sh", "-c", f"set -e; PATH=$PATH:/usr/sbin:/sbin; cd {tmp_path}; {how['mount']}"],
+        capture_output=True,
+        text=True,
     )
     if probe.returncode != 0:
         pytest.skip(f"cannot mount what is to be full: {probe.stderr.strip()}")
@@ -108,7 +111,7 @@ def test_a_journal_that_cannot_be_shared_says_so(server: Nginx, tmp_path: Path) 
         "    except JournalError as error:\n        print(error)\n"
         "print(Journal(sys.argv[1], read_only=True).status().total)\n"
     )
-    mount = "cd $1; truncate -s 130M image && mkfs.btrfs -q -f -M image && mount -o loop image full && shift"
+    mount = "PATH=$PATH:/usr/sbin:/sbin; cd $1; truncate -s 130M image && mkfs.btrfs -q -f -M image && mount -o loop image full && shift"
     inside = ["sh", "-c", f'{mount} && exec "$@"', "sh", str(tmp_path), sys.executable, program, "full/db"]
     ended = subprocess.run([require("unshare"), "-m", *inside], capture_output=True, text=True, timeout=60)
     if "mount:" in ended.stderr:

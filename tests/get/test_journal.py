@@ -1,10 +1,12 @@
 """The journal: rows, names, totals, and what survives."""
 
 import os
+import queue
 import random
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -193,3 +195,40 @@ def test_done_is_durable_once_it_is_told(tmp_path: Path) -> None:
     assert killed.returncode == -9
     with Journal(tmp_path / "db") as journal:
         assert journal.status().done == 1
+
+
+class Slow(queue.SimpleQueue[object]):
+    """A queue whose first entry, on the way into it, lets another thread go on first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coming, self.closed = threading.Event(), threading.Event()
+
+    def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
+        if not self.coming.is_set():
+            self.coming.set()
+            self.closed.wait(0.5)  # seconds; nobody who has to wait for this may be waited for
+        super().put(item)
+
+
+def test_who_comes_when_it_is_closed_waits_for_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "db")
+    journal._jobs, before = Slow(), journal._jobs  # type: ignore[assignment]
+    before.put(None)
+    assert journal._thread is not None
+    journal._thread.join()
+    journal._thread = threading.Thread(target=journal._write, daemon=True)
+    journal._thread.start()
+    answers: list[object] = []
+    late = threading.Thread(target=lambda: answers.append(journal.status().total), daemon=True)
+    late.start()
+    assert journal._jobs.coming.wait(20)  # type: ignore[attr-defined]
+    closing = threading.Thread(target=journal.close, daemon=True)
+    closing.start()
+    closing.join(0.2)
+    journal._jobs.closed.set()  # type: ignore[attr-defined]
+    late.join(20)
+    closing.join(20)
+    assert answers == [0]
+    with pytest.raises(JournalError, match="is closed"):
+        journal.status()

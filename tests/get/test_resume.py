@@ -159,6 +159,23 @@ def test_a_death_around_the_rename_is_understood(
     assert not (tmp_path / "x.part").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_a_cluster_was_at_is_understood(faults: FaultServer, tmp_path: Path, overwrite: bool) -> None:
+    """It enters no inodes, and a file has its name there before its client knows."""
+    url = faults.on("/x", lambda exchange: exchange.reply(b"right"))
+    with Journal(tmp_path / DB) as journal:
+        journal.begin()
+        (row,) = journal.register([(Target(url), "x")])
+        journal.finishing(row.id, Stamp(-1, 0), None, None)
+    (tmp_path / "x").write_bytes(b"right")
+    result = get(url, tmp_path, overwrite=overwrite)
+    assert (result.error, result.skipped) == (None, not overwrite)
+    # To be replaced, it may be the one that was there before.
+    assert len(faults.seen) == overwrite
+    with Journal(tmp_path / DB, read_only=True) as journal:
+        assert (journal.status().done, journal.status().bytes) == (1, 5)
+
+
 def test_somebody_elses_file_is_not_taken_for_ours(faults: FaultServer, tmp_path: Path) -> None:
     url = faults.on("/x", ranged())
     with Journal(tmp_path / DB) as journal:

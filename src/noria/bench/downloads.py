@@ -249,7 +249,7 @@ def _compare(job: Job, clients: list[Client], root: Path, rounds: int, log: Text
                 continue
             out = root / "out"
             out.mkdir()
-            run = _measure(client.command(job), out, LONGEST + 0.004 * job.count)
+            run = measure(client.command(job), out, LONGEST + 0.004 * job.count)
             fault = _fault(out, job) if run else "killed after too long a time"
             shutil.rmtree(out)
             if run is None or fault:
@@ -289,7 +289,7 @@ def _fault(out: Path, job: Job) -> str:
     )
 
 
-def _measure(command: list[str], directory: Path, longest: float) -> Run | None:
+def measure(command: list[str], directory: Path, longest: float) -> Run | None:
     """Run `command`; None if it had to be killed."""
     start = time.perf_counter()
     process = subprocess.Popen(

@@ -9,15 +9,14 @@ Everything is removed at the end.
 import argparse
 import asyncio
 import os
-import resource
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from noria.bench.downloads import LONGEST, Run, measure
 from noria.get.journal import DONE, FAILED, PENDING, Journal, _key
 from noria.get.target import Target
 
@@ -66,10 +65,8 @@ def _measure(path: Path, rows: int, scan: int) -> None:
     finally:
         _say("closing it", *_timed(journal.close))
     command = [sys.executable, "-m", "noria", "get", "status", str(path), "--json"]
-    _say("noria get status", *_timed(lambda: subprocess.run(command, stdout=subprocess.DEVNULL)))
+    _tell("noria get status", measure(command, path.parent, LONGEST))
     asyncio.run(_retry(path))
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"most memory of the two commands: {peak:.0f} MiB")
 
 
 async def _retry(path: Path) -> None:
@@ -88,12 +85,17 @@ async def _retry(path: Path) -> None:
     command = [sys.executable, "-m", "noria", "get", "retry", str(path), "-q", "-x", proxy]
     command += ["-o", str(path.parent / "out")]
     (path.parent / "out").mkdir()
-    start = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(*command)
-    await process.wait()
-    seconds = time.perf_counter() - start
+    run = await asyncio.to_thread(measure, command, path.parent, LONGEST)
+    server.close()
     count = len(os.listdir(path.parent / "out"))
-    _say(f"noria get retry, {count:,} files by a proxy", seconds, 0.0)
+    _tell(f"noria get retry, {count:,} files by a proxy", run)
+
+
+def _tell(what: str, run: Run | None) -> None:
+    if run is None:
+        print(f"{what}: killed after {LONGEST:.0f} s")
+    else:
+        print(f"{what}: {run.wall:.3f} s, CPU {run.cpu:.3f} s, {run.memory:.0f} MiB at most", flush=True)
 
 
 def fill(path: Path, rows: int) -> None:

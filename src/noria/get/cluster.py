@@ -57,6 +57,7 @@ from typing import Any, Final, Self, Unpack
 
 import noria
 from noria.get import failures
+from noria.get.credentials import parse_proxy
 from noria.get.engine import Downloader, make_job, result_path
 from noria.get.journal import DONE, FINISHING, Journal, JournalError, Record
 from noria.get.names import Names
@@ -158,6 +159,8 @@ class ClusterDownloader:
         if shard < 1:
             raise ValueError(f"shard must be at least 1, not {shard}")
         _processes(cluster)
+        if settings.proxy:
+            parse_proxy(settings.proxy)  # here, rather than on each worker
         self._address = cluster
         self._shard = shard
         self._options = {name: value for name, value in given.items() if name not in _OURS + _LOCAL}

@@ -143,6 +143,7 @@ class Journal:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._gate = threading.Lock()  # or a job comes behind the end, and is waited for for ever
         try:
             if read_only:
                 os.stat(self.path)
@@ -176,11 +177,12 @@ class Journal:
 
     def close(self) -> None:
         """Commit what is waiting and close the file. Further calls do nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._thread is not None:
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
             self._jobs.put(None)
+        if self._thread is not None:
             self._thread.join()
         self._db.close()
         self._unlock()
@@ -490,14 +492,14 @@ class Journal:
 
     def _do(self, job: Callable[[], _T]) -> _T:
         """The result of `job`, called in the writer's thread and committed."""
-        if self._closed:
-            raise JournalError(f"the journal {self.path} is closed")
+        future: Future[_T] = Future()
+        with self._gate:
+            if self._closed:
+                raise JournalError(f"the journal {self.path} is closed")
+            if not self._read_only:
+                self._jobs.put((job, future))
         try:
-            if self._read_only:
-                return job()
-            future: Future[_T] = Future()
-            self._jobs.put((job, future))
-            return future.result()
+            return job() if self._read_only else future.result()
         except sqlite3.Error as error:
             raise self._error(error) from None
 
