@@ -243,6 +243,35 @@ def test_what_is_written_when_writing_is_to_pause_comes_after_what_made_it_pause
         run(program)
 
 
+@needs_ring
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_lone_write_that_the_kernel_has_no_room_for_goes_out_later(kind: str) -> None:
+    """It is the one thing to be sent in its turn, which the driver does by itself."""
+
+    async def program() -> None:
+        sock, other = pair(kind)
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(Peer, sock)
+        before = 0
+        with (
+            contextlib.suppress(BlockingIOError),
+            socket.fromfd(sock.fileno(), sock.family, sock.type) as full,
+        ):
+            while True:
+                before += full.send(b" " * 1000)
+        transport.write(b"alone")
+        await asyncio.sleep(0.01)
+        assert transport.get_write_buffer_size() == 5
+        with other:
+            assert (await read_all(other, before + 5))[before:] == b"alone"
+            transport.write(b"again")
+            assert await read_all(other, 5) == b"again"
+        transport.close()
+        await asyncio.sleep(0)
+
+    with nothing_left():
+        run(program)
+
+
 @on_ring
 async def test_thousands_of_connections_cut_off_at_random_points() -> None:
     """Closed, aborted and reset with bytes on their way, in both directions: none harms another, none is left."""
