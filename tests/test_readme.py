@@ -17,6 +17,7 @@ PAGES = [
     "docs/benchmarks.md",
     "docs/dependencies.md",
     "docs/design.md",
+    "docs/drivers.md",
     "docs/files.md",
     "docs/get.md",
     "examples/README.md",

@@ -10,7 +10,14 @@ import sys
 from noria.io.choice import choose, refusal
 from noria.io.uring import probe
 
-_SETUP = {8: "COOP_TASKRUN", 9: "TASKRUN_FLAG", 12: "SINGLE_ISSUER", 13: "DEFER_TASKRUN", 16: "NO_SQARRAY"}
+_SETUP = {
+    7: "SUBMIT_ALL",
+    8: "COOP_TASKRUN",
+    9: "TASKRUN_FLAG",
+    12: "SINGLE_ISSUER",
+    13: "DEFER_TASKRUN",
+    16: "NO_SQARRAY",
+}
 _FEATURES = {
     0: "SINGLE_MMAP",
     1: "NODROP",

@@ -23,11 +23,11 @@ def test_version() -> None:
 def test_help_names_every_command() -> None:
     done = command("--help")
     assert done.returncode == 0
-    for name in ("run", "get", "demo", "bench", "completion"):
+    for name in ("run", "get", "demo", "bench", "info", "completion"):
         assert f"\n  {name} " in done.stdout
 
 
-@pytest.mark.parametrize("name", ["run", "get", "demo", "bench", "completion"])
+@pytest.mark.parametrize("name", ["run", "get", "demo", "bench", "info", "completion"])
 def test_every_command_has_help(name: str) -> None:
     done = command(name, "--help")
     assert (done.returncode, done.stderr) == (0, "")

@@ -18,6 +18,21 @@ refused = refusal()
 needs_ring = pytest.mark.skipif(refused is not None, reason=f"io_uring: {refused}")
 DEADLINE = 30
 
+# A filter that answers EPERM to io_uring_setup(2), as container runtimes' do, for this process and its children:
+# seccomp(2). `deny` needs no privilege.
+DENY = """
+import ctypes, struct
+def deny():
+    def op(code, jt, jf, k): return struct.pack("HBBI", code, jt, jf, k)
+    code = [op(0x20, 0, 0, 0), op(0x15, 0, 1, 425), op(0x06, 0, 0, 0x00050000 | 1), op(0x06, 0, 0, 0x7fff0000)]
+    text = ctypes.create_string_buffer(b"".join(code))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code), ctypes.addressof(text)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    zero = ctypes.c_ulong(0)
+    assert libc.prctl(38, ctypes.c_ulong(1), zero, zero, zero) == 0
+    assert libc.prctl(22, ctypes.c_ulong(2), program) == 0, ctypes.get_errno()
+"""
+
 
 def held() -> dict[str, int]:
     """The memory that the kernel shares with rings or holds for them: mappings of rings; KiB that are locked or pinned."""

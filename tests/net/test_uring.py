@@ -19,23 +19,8 @@ import pytest
 import noria
 from core.running import python, until
 from net.peers import pair, read_all
-from net.rings import DEADLINE, Echo, Peer, end, needs_ring, nothing_left, on_ring, pairs, refused, run
+from net.rings import DEADLINE, DENY, Echo, Peer, end, needs_ring, nothing_left, on_ring, pairs, refused, run
 from noria.io.choice import choose
-
-# A filter that answers EPERM to io_uring_setup(2), as container runtimes' do, for this process and its children:
-# seccomp(2). `deny` needs no privilege.
-DENY = """
-import ctypes, struct
-def deny():
-    def op(code, jt, jf, k): return struct.pack("HBBI", code, jt, jf, k)
-    code = [op(0x20, 0, 0, 0), op(0x15, 0, 1, 425), op(0x06, 0, 0, 0x00050000 | 1), op(0x06, 0, 0, 0x7fff0000)]
-    text = ctypes.create_string_buffer(b"".join(code))
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code), ctypes.addressof(text)))
-    libc = ctypes.CDLL(None, use_errno=True)
-    zero = ctypes.c_ulong(0)
-    assert libc.prctl(38, ctypes.c_ulong(1), zero, zero, zero) == 0
-    assert libc.prctl(22, ctypes.c_ulong(2), program) == 0, ctypes.get_errno()
-"""
 
 ECHO = """
 import asyncio, noria
@@ -236,6 +221,35 @@ def test_what_is_written_when_writing_is_to_pause_comes_after_what_made_it_pause
         with other:
             got = await read_all(other, before + len(expected))
         assert got[before:] == expected
+        transport.close()
+        await asyncio.sleep(0)
+
+    with nothing_left():
+        run(program)
+
+
+@needs_ring
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_lone_write_that_the_kernel_has_no_room_for_goes_out_later(kind: str) -> None:
+    """It is the one thing to be sent in its turn, which the driver does by itself."""
+
+    async def program() -> None:
+        sock, other = pair(kind)
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(Peer, sock)
+        before = 0
+        with (
+            contextlib.suppress(BlockingIOError),
+            socket.fromfd(sock.fileno(), sock.family, sock.type) as full,
+        ):
+            while True:
+                before += full.send(b" " * 1000)
+        transport.write(b"alone")
+        await asyncio.sleep(0.01)
+        assert transport.get_write_buffer_size() == 5
+        with other:
+            assert (await read_all(other, before + 5))[before:] == b"alone"
+            transport.write(b"again")
+            assert await read_all(other, 5) == b"again"
         transport.close()
         await asyncio.sleep(0)
 

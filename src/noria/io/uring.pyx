@@ -57,7 +57,7 @@ from noria.io.ring cimport (
 from noria.io.sys cimport (
     EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE, ENFILE, ENOBUFS, ENOSYS, EPOLLET,
     EPOLLIN, EPOLL_CTL_DEL, ETIME, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl,
-    epoll_event, errno, eventfd, getpeername, sockaddr, sockaddr_storage, socklen_t,
+    epoll_event, errno, eventfd, getpeername, iovec, sockaddr, sockaddr_storage, socklen_t,
 )
 
 import os
@@ -443,6 +443,18 @@ cdef class UringDriver(EpollDriver):
                 self.touch(channel)
         return True
 
+    cdef int send_alone(self, Channel channel) except -1:
+        # In the ring its completion would end the wait that submits it: two calls for what a send and a wait do.
+        cdef iovec part
+        if channel.posted is None or channel.sending:
+            return 0
+        if type(channel.posted) is list:
+            channel.posted = b"".join(channel.posted)
+        part.iov_base = PyBytes_AS_STRING(channel.posted)
+        part.iov_len = PyBytes_GET_SIZE(channel.posted)
+        self.sent_off(channel, EpollDriver.send(self, channel, &part, 1))
+        return 0
+
     cdef int flush(self) except -1:
         if self.have_ring():
             self.settle_all()
@@ -462,6 +474,8 @@ cdef class UringDriver(EpollDriver):
         cdef int n
         if self.aloft == 0 and not self.due or self.abandoned or not self.have_ring():
             return EpollDriver.wait(self, timeout, defer)
+        if self.end_dirty - self.first_dirty == 1:
+            self.send_alone(<Channel>self.unsettled[self.first_dirty])
         self.settle_all()
         if self.due:
             timeout = 0  # the kernel takes no more before its completions have been reaped
@@ -563,7 +577,7 @@ cdef class UringDriver(EpollDriver):
             else:
                 self.caller(channel, done.res, defer)
 
-    cdef int sent_off(self, Channel channel, int n) except -1:
+    cdef int sent_off(self, Channel channel, Py_ssize_t n) except -1:
         data = channel.posted
         channel.posted = None
         if type(data) is list:
