@@ -197,11 +197,18 @@ PIECES: dict[str, Any] = {
 }
 
 
+CONNECTIONS = {"open_connection and start_server", "a cancelled open_connection", "drain"}
+
+
 @pytest.mark.parametrize("name", PIECES)
 def test_nothing_is_left_and_nothing_is_for_the_collector(name: str, run: Run) -> None:
     async def main() -> None:
+        # asyncio's own connections are another matter: before 3.13 they need the collector, and of one whose opening was
+        # cancelled the server's end stays open.
         own = isinstance(asyncio.get_running_loop(), noria.Loop)
-        if own or name != "a cancelled open_connection":  # of which asyncio's server leaves its end open
+        if own or (
+            name not in CONNECTIONS if sys.version_info < (3, 13) else name != "a cancelled open_connection"
+        ):
             await leaves_nothing(PIECES[name], repeat=10)
 
     run(main())
@@ -426,6 +433,9 @@ def test_a_unix_connection_leaves_nothing(run: Run, tmp_path: Path) -> None:
         await settled()
 
     async def main() -> None:
-        await leaves_nothing(piece, repeat=10)
+        if isinstance(asyncio.get_running_loop(), noria.Loop) or sys.version_info >= (3, 13):
+            await leaves_nothing(piece, repeat=10)
+        else:
+            await piece([])
 
     run(main())

@@ -204,7 +204,7 @@ async def create_task() -> None:
     assert await task is task
 
 
-@use("eager_task_factory")
+@use("eager_task_factory", "create_eager_task_factory")
 async def eager_task_factory() -> None:
     before = loop_().get_task_factory()
     loop_().set_task_factory(noria.eager_task_factory)  # type: ignore[arg-type]
