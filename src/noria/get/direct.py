@@ -9,15 +9,17 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noria.get import failures
 from noria.get.client import Response
 from noria.get.failures import Failure
 from noria.get.largefiles import Intake
 from noria.get.partfile import PartFile
-from noria.get.response import LeanResponse
 from noria.get.sink import Sink
+
+if TYPE_CHECKING:
+    from noria.get.response import LeanResponse
 
 _LEAST = 4 * 1024 * 1024  # bytes; below it a thread's own beginning and end count
 _THREADS = 8  # a slow server keeps one as long as it likes
@@ -48,6 +50,8 @@ class Receivers:
         part = sink.part
         if size < _LEAST or self._busy >= _THREADS or sink.digests:
             return
+        from noria.get.response import LeanResponse  # with httptools, which small files can do without
+
         if not isinstance(response, LeanResponse) or not isinstance(part, PartFile):
             return
         source = response.take_over()
@@ -73,7 +77,7 @@ class Receivers:
     async def _see_to(
         self,
         intake: Intake,
-        response: LeanResponse,
+        response: "LeanResponse",
         sink: Sink,
         tell: Callable[[int], Awaitable[None]],
     ) -> None:
