@@ -2,10 +2,10 @@
 
 A turn is what asyncio calls an iteration: ask the kernel, queue the timers that are due, run what was in the ready
 queue when the turn began. The order in which callbacks run is asyncio's. What differs is how often the kernel is
-asked: asking costs as much as several steps, so while there is work it is asked only every ASK_EVERY turns or when about
-a millisecond has passed. But a task that stands back for a turn (`sleep(0)`) often does so to see what arrives: after
-that the kernel is asked in each of CURIOUS turns, unless that was in vain ASK_IN_VAIN times running. With nothing to do
-the turn waits in the kernel.
+asked: asking costs as much as several steps, so while there is work it is asked only every ASK_EVERY turns or when
+about a millisecond has passed. But a task that stands back for a turn (`sleep(0)`) often does so to see what arrives:
+after that the kernel is asked in each of CURIOUS turns, unless that was in vain ASK_IN_VAIN times running. With nothing
+to do the turn waits in the kernel.
 
 Runs nest. `run_until_complete` may be called from a callback or task of the loop that is running: it turns the same
 wheel until its future is done, so everything else goes on, and then the outer run resumes. `stop()` ends the
