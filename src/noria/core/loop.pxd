@@ -20,6 +20,7 @@ cdef class CoreLoop(Wheel):
     cdef int depth               # run_forever and run_until_complete now active, nested in one another
     cdef unsigned int idle_turns # turns since the kernel was last asked
     cdef uint64_t asked          # when that was, in ticks
+    cdef int curious             # turns still to come in which it is asked, since a task stood back
     cdef int vain                # turns in which it was asked and had nothing to tell, running
     cdef public double slow_callback_duration
 

@@ -2,10 +2,10 @@
 
 A turn is what asyncio calls an iteration: ask the kernel, queue the timers that are due, run what was in the ready
 queue when the turn began. The order in which callbacks run is asyncio's. What differs is how often the kernel is
-asked: asking costs as much as several steps, so while there is work, and the kernel had nothing to tell in the last
-ASK_IN_VAIN turns running, it is asked again only every ASK_EVERY turns or when about a millisecond has passed. Programs
-that let the loop turn a few times (`sleep(0)`, a chain of wake-ups) to see what arrives do see it, as in asyncio. With
-nothing to do the turn waits in the kernel.
+asked: asking costs as much as several steps, so while there is work it is asked only every ASK_EVERY turns or when
+about a millisecond has passed. But a task that stands back for a turn (`sleep(0)`) often does so to see what arrives:
+after that the kernel is asked in each of CURIOUS turns, unless that was in vain ASK_IN_VAIN times running. With nothing
+to do the turn waits in the kernel.
 
 Runs nest. `run_until_complete` may be called from a callback or task of the loop that is running: it turns the same
 wheel until its future is done, so everything else goes on, and then the outer run resumes. `stop()` ends the
@@ -42,6 +42,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     ASK_EVERY = 64
+    CURIOUS = 8
     ASK_IN_VAIN = 16
     TELL_EVERY = 4  # what is posted to be sent waits for the next time the kernel is asked
 
@@ -422,13 +423,17 @@ cdef class CoreLoop(Wheel):
             self.asked = noria_ticks()
         else:
             self.idle_turns += 1
+            if self.stood_back:
+                self.stood_back = False
+                self.curious = CURIOUS
             if (ask or self.idle_turns >= <unsigned int>(TELL_EVERY if self.driver.due else ASK_EVERY)
-                    or self.vain < ASK_IN_VAIN
+                    or (self.curious > 0 and self.vain < ASK_IN_VAIN)
                     or noria_ticks() - self.asked > NORIA_SLICE):
                 if self.driver.wait(0, True):
                     self.vain = 0
                 else:
                     self.vain += 1
+                self.curious -= self.curious > 0
                 self.idle_turns = 0
                 self.asked = noria_ticks()
             else:

@@ -422,7 +422,10 @@ cdef class Task(Future):
     cdef int suspend(self, object yielded) except -1:
         cdef Future future
         if yielded is None:
-            return push(self.wheel, self) if self.wheel is not None else self.schedule()
+            if self.wheel is None:
+                return self.schedule()
+            self.wheel.stood_back = True
+            return push(self.wheel, self)
         if self.wheel is None or not is_native(yielded):
             return self.suspend_on_foreign(yielded)
         future = <Future>yielded

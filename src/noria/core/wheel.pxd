@@ -41,6 +41,7 @@ cdef class Wheel:
     cdef object __weakref__
     cdef bint debug
     cdef bint shut               # close() was called
+    cdef bint stood_back         # a task gave up its turn (sleep(0)): it may want to see what arrives
     cdef bint asleep             # inside a blocking wait(), GIL released
     cdef unsigned long thread    # ident of the thread that runs it; 0 when nobody does
     cdef PyObject* current       # the task being stepped, borrowed; NULL between steps
