@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> int:
     # What a download leaves is freed by its counts. With the usual threshold, the collector looks over all the modules
     # again and again while nothing but jobs and results come and go.
     gc.set_threshold(50_000, 20, 20)
-    status = run(options)
+    result = run(options)
     gc.freeze()  # else the interpreter, on its way out, looks for cycles in all that it will give back anyway
-    return status
+    return result
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace | None:
