@@ -36,7 +36,8 @@ class Server:
         self.port = 0
         self.connections = 0
         self.requests: Counter[str] = Counter()
-        self.answers: dict[str, bytes] = {}  # None to say nothing
+        self.heads: dict[str, bytes] = {}  # the last for each path
+        self.answers: dict[str, bytes] = {}
         self.silent: set[str] = set()
         self.closing: set[str] = set()  # after the answer
 
@@ -47,8 +48,10 @@ class Server:
         self.connections += 1
         try:
             while True:
-                path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+                head = await reader.readuntil(b"\r\n\r\n")
+                path = head.split()[1].decode()
                 self.requests[path] += 1
+                self.heads[path] = head
                 if path not in self.silent:
                     writer.write(self.answers.get(path, plain(path.encode())))
                     await writer.drain()
@@ -170,6 +173,19 @@ def test_what_shows_in_the_answer_only_is_asked_for_once_all_the_same(tmp_path: 
     assert (tmp_path / "large").stat().st_size == 3_000_000
     assert (tmp_path / "moved").read_bytes() == b"/target"
     assert (tmp_path / "until-the-end").read_bytes() == b"all of it"
+
+
+def test_a_redirect_that_leaves_a_cookie_is_followed_with_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving() as server:
+            server.answers["/login"] = (
+                b"HTTP/1.1 302 Found\r\nSet-Cookie: seen=yes\r\nLocation: /in\r\nContent-Length: 0\r\n\r\n"
+            )
+            url = server.url("/login").replace("127.0.0.1", "localhost")  # no cookies for addresses
+            assert (await collect([url], tmp_path))[url].ok
+            assert b"Cookie: seen=yes" in server.heads["/in"]
+
+    run(main)
 
 
 def test_a_connection_that_the_server_has_closed_meanwhile_is_no_failure(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@
 
 `engine` runs the downloads; `target`, `options` and `results` are what goes in and comes out. `hosts` decides which
 download is next, `rates` how fast; `fetch` is one download, `client` one request with its `redirects` and
-`credentials`, `ranges`, `digests` and `decoding` what is in an answer. `journal` keeps the state of a run; `sink`,
-`store` and `partfile` write; `names` finds safe file names; `retry` decides about another attempt; `failures`
-puts errors into words; `sources` and `columns` read lists. The command line is `arguments`, `command` and
-`journal_command`, with `progress`, `display` (on a terminal), `tally` (what a run comes to), `report` (the page),
-`words` and `man`. Needs the extra `noria[get]`: aiohttp, and rich and shtab for the command. `objects` is output to
-what fsspec reaches (`noria[get-fsspec]`), `cluster` a run on a Dask cluster (`noria[get-dask]`).
+`credentials`, `ranges`, `digests` and `decoding` what is in an answer. `lean` makes plain requests, with `wire` below
+it and `response` for the answer; `express` takes small plain files from there to `filebatch` and `smallfiles`, and
+`direct` large plain bodies to `largefiles`. `journal` keeps the state of a run; `sink`, `store` and `partfile` write;
+`names` finds safe file names; `retry` decides about another attempt; `failures` puts errors into words; `sources` and
+`columns` read lists. The command line is `arguments`, `command` and `journal_command`, with `progress`, `display` (on
+a terminal), `tally` (what a run comes to), `report` (the page), `words` and `man`. Needs the extra `noria[get]`:
+aiohttp, and rich and shtab for the command. `objects` is output to what fsspec reaches (`noria[get-fsspec]`),
+`cluster` a run on a Dask cluster (`noria[get-dask]`).
 """
 
 import importlib
