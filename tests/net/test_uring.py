@@ -229,6 +229,63 @@ def test_what_is_written_when_writing_is_to_pause_comes_after_what_made_it_pause
 
 
 @needs_ring
+@pytest.mark.parametrize("kind", ["protocol", "buffered", "streams"])
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_a_request_that_comes_with_the_end_of_the_stream_is_answered(kind: str, busy: bool) -> None:
+    """By a program that takes one step for it. The end, told before that, would close the connection."""
+
+    class Answering(Peer):
+        def data_received(self, data: bytes) -> None:
+            asyncio.get_running_loop().call_soon(self.transport.write, b"answer to " + data)
+
+    class Buffered(asyncio.BufferedProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport: Any = transport
+            self.buffer = bytearray(4)
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            return self.buffer
+
+        def buffer_updated(self, nbytes: int) -> None:
+            if bytes(self.buffer[:nbytes]) == b"tion":
+                asyncio.get_running_loop().call_soon(self.transport.write, b"answer to question")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"answer to " + await reader.read(100))
+        writer.close()
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        if kind == "streams":
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        else:
+            server = await loop.create_server(Answering if kind == "protocol" else Buffered, "127.0.0.1", 0)
+        asked = 30
+        socks = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(asked)]
+        await asyncio.sleep(0.01)  # all are accepted, and the ring receives
+        for sock in socks:
+            sock.sendall(b"question")
+            sock.shutdown(socket.SHUT_WR)
+        work = [True]
+
+        def busily() -> None:
+            if work:
+                loop.call_soon(busily)
+
+        if busy:
+            busily()
+        for sock in socks:
+            sock.setblocking(False)
+            with sock:
+                assert await read_all(sock) == b"answer to question"
+        work.clear()
+        server.close()
+
+    with nothing_left():
+        run(program)
+
+
+@needs_ring
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_a_lone_write_that_the_kernel_has_no_room_for_goes_out_later(kind: str) -> None:
     """It is the one thing to be sent in its turn, which the driver does by itself."""

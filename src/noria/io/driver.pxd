@@ -34,6 +34,8 @@ cdef class Channel(Ready):
     cdef bint dirty              # on its list of those to look at before it asks the kernel
     cdef bint bulk               # receives so much that it is done by readiness
     cdef bint over               # it came to an end, with `result`: 0 (of the stream) or -errno
+    cdef bint late               # its place in the ready queue is to be taken once more, behind what has come meanwhile
+    cdef unsigned int told       # the driver's turn in which bytes were delivered last
     cdef unsigned char small     # receptions in succession that a bulk connection did not need to be one for
     cdef int result
     cdef int flights             # operations in the ring

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free
 
-from noria.core.wheel cimport Driver, Ready
+from noria.core.wheel cimport Driver, Ready, push
 from noria.io.sys cimport iovec, mmsghdr, sockaddr, sockaddr_storage, socklen_t
 
 
@@ -19,6 +19,10 @@ cdef class Channel(Ready):
     cdef int run(self) except -1:
         # Events that came while the ready queue had older items in it.
         cdef uint32_t events = self.pending
+        if self.late:
+            self.late = False
+            push(self.driver.wheel, self)
+            return 0
         self.queued = False
         self.pending = 0
         if self.watched and events:

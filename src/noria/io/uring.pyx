@@ -16,6 +16,9 @@ Receiving: one multishot operation a connection, which takes buffers from a pool
 soon as the transport has been told: who cannot be told now (paused, in the ready queue behind others) gets a copy.
 Thus the pool is empty only if one turn brings more than it has; those operations end (ENOBUFS) and are begun again.
 
+The end of a stream may have come together with its last bytes. It is told behind what these put into the ready queue:
+on epoll it comes in a later turn, and a program that answers at once has answered by then.
+
 Sending: post() hands over bytes, at most one block a connection; all are submitted when the kernel is asked next, not
 to wait for room (MSG_DONTWAIT), so that each completes within that call: no bytes are in flight between turns, and
 nothing needs to be cancelled.
@@ -114,6 +117,7 @@ cdef class UringDriver(EpollDriver):
     cdef int bell                # eventfd by which the ring tells the epoll instance
     cdef bint inside             # it does so
     cdef bint more               # the kernel may have put off more without a flag: SOME
+    cdef unsigned int turn       # counts the waits
     cdef int outside             # events that epoll brought since the ring brought one
     cdef PyObject** flying       # channels with operations in flight, owned
     cdef Py_ssize_t aloft
@@ -472,6 +476,7 @@ cdef class UringDriver(EpollDriver):
     cdef int wait(self, double timeout, bint defer) except -1:
         cdef noria_sqe* sqe
         cdef int n
+        self.turn += 1
         if self.aloft == 0 and not self.due or self.abandoned or not self.have_ring():
             return EpollDriver.wait(self, timeout, defer)
         if self.end_dirty - self.first_dirty == 1:
@@ -607,7 +612,7 @@ cdef class UringDriver(EpollDriver):
                 channel.over = True
                 channel.result = res
                 if channel.wants & WANT_IN:
-                    self.hand(channel, WANT_IN, defer)
+                    self.hand(channel, WANT_IN, defer or channel.told == self.turn)
         finally:
             if flags & CQE_F_BUFFER and self.buffers.space != NULL:  # none in a child forked meanwhile
                 noria_buffers_give(&self.buffers, buffer)
@@ -643,6 +648,7 @@ cdef class UringDriver(EpollDriver):
             else:
                 self.touch(channel)  # paused for longer
             return 0
+        channel.told = self.turn
         channel.here = data
         channel.here_size = n
         try:
@@ -793,7 +799,10 @@ cdef class UringDriver(EpollDriver):
         else:
             memcpy(where[0], data, n)
         if channel.here_size == 0:
-            if channel.kept_from != channel.kept_to or channel.over:
+            if channel.kept_from != channel.kept_to:
+                self.rouse(channel)
+            elif channel.over:
+                channel.late = True  # what we return is not delivered yet
                 self.rouse(channel)
             elif channel.reading == IDLE:
                 self.stir(channel)
