@@ -12,6 +12,7 @@ import random
 import resource
 import signal
 import struct
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -360,3 +361,149 @@ def test_without_descriptors_opening_fails_and_then_works_again(run: Run, tmp_pa
         assert await files.read_bytes(tmp_path / "a") == b"content"
 
     run(main())
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no /dev/shm to write to")
+def test_a_file_system_in_memory_is_served_alike(run: Run) -> None:
+    content = os.urandom(700_000)
+
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+            for _ in range(3):  # the first one finds out what the file lies on
+                async with noria.open(f"{directory}/a", "wb") as f:
+                    await f.write(content)
+                    await f.flush()
+                    await f.write(b"the end")
+                async with noria.open(f"{directory}/a", "rb") as f:
+                    assert await f.read() == content + b"the end"
+            os.mkfifo(f"{directory}/fifo")
+            holder = os.open(f"{directory}/fifo", os.O_RDWR)
+            async with noria.open(f"{directory}/fifo", "rb") as f:  # not in memory by that: reading it waits
+                reading = asyncio.ensure_future(f.read1(4))
+                await asyncio.sleep(0.01)
+                os.write(holder, b"late")
+                assert await reading == b"late"
+            os.close(holder)
+
+    run(main())
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_close_that_is_cancelled_writes_and_closes_nevertheless(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        for i in range(200):
+            f = await noria.open(tmp_path / f"{i}", "wb")
+            await f.write(b"%d" % i * 1000)
+            task = asyncio.ensure_future(f.close())
+            for _ in range(i % 4):
+                await asyncio.sleep(0)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            if not f.closed:  # it was cancelled before it began
+                await f.close()
+        await all_back()
+        for i in range(200):
+            assert (tmp_path / f"{i}").read_bytes() == b"%d" % i * 1000
+
+    run(main())
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_what_stands_in_line_is_done_before_its_file_is_closed(run: Run, tmp_path: Path) -> None:
+    content = os.urandom(
+        1_000_000
+    )  # as much as is read on the spot: there is no time for a second one in a turn
+    (tmp_path / "a").write_bytes(content)
+    (tmp_path / "other").write_bytes(bytes(1_000_000))
+
+    async def main() -> None:
+        for _ in range(20):
+            descriptor = engine.Descriptor(os.open(tmp_path / "a", os.O_RDONLY), True)
+            reads = [engine.read(descriptor, len(content), 0, False).start() for _ in range(9)]
+            closing = engine.close(descriptor).start()
+            others = []
+            while not closing.done():  # one of them would get the number, were it free
+                if len(others) < 20:
+                    others.append(os.open(tmp_path / "other", os.O_RDONLY))
+                await asyncio.sleep(0)
+            for read in reads:
+                assert await read == content
+            for fd in others:
+                os.close(fd)
+
+    run(main())
+
+
+def test_without_locked_memory_files_work(tmp_path: Path) -> None:
+    def child() -> None:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)  # root may lock what it likes
+
+        async def main() -> None:
+            found = engine.engine_for(asyncio.get_running_loop())
+            found.at_once = False
+            # Kernels before 5.12 count a ring as locked memory and refuse it; later ones count it elsewhere.
+            assert found.kind == "io_uring" or found.refused.errno in (errno.ENOMEM, errno.EPERM)
+            await use_files(shared)
+
+        noria.run(main())
+
+    with tempfile.TemporaryDirectory() as directory:
+        shared = Path(directory)
+        shared.chmod(0o777)
+        assert asyncio.run(ended(forked(child))) == 0
+
+
+def test_without_a_ring_and_on_epoll_a_thousand_files_come_and_go(tmp_path: Path) -> None:
+    def child() -> None:
+        refuse_io_uring()
+        os.environ["NORIA_DRIVER"] = "io_uring"  # refused as well
+
+        async def one(i: int) -> None:
+            async with noria.open(tmp_path / f"{i}", "wb") as f:
+                await f.write(b"%d" % i * 100)
+            assert await files.read_bytes(tmp_path / f"{i}") == b"%d" % i * 100
+
+        async def main() -> None:
+            await asyncio.gather(*[one(i) for i in range(300)])
+            assert engine.engine_for(asyncio.get_running_loop()).kind == "threads"
+
+        noria.run(main())
+
+    assert asyncio.run(ended(forked(child))) == 0
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_the_descriptor_of_a_cancelled_open_is_closed_and_no_thread_stays_stuck(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_leaks: None
+) -> None:
+    for i in range(20):
+        (tmp_path / f"{i}").write_bytes(b"content")
+    chance = random.Random(11)
+
+    async def one(i: int) -> None:
+        f = await noria.open(tmp_path / f"{i % 20}", "r+b")
+        try:
+            await f.read()
+            await f.seek(0)
+            await f.write(b"CONTENT")
+        finally:
+            await f.close()
+
+    async def main() -> None:
+        for _ in range(40):
+            tasks = [asyncio.ensure_future(one(i)) for i in range(50)]
+            for task in tasks:
+                for _ in range(chance.randrange(2)):
+                    await asyncio.sleep(0)
+                if chance.random() < 0.8:
+                    task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await all_back()
+        assert await asyncio.wait_for(files.read_bytes(tmp_path / "0"), 10) in (b"content", b"CONTENT")
+
+    runner(way, monkeypatch)(main())

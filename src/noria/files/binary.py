@@ -20,7 +20,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, TypeVar
 
@@ -97,10 +97,10 @@ class File(Generic[AnyStr]):
     async def __aenter__(self: _Self) -> _Self:
         return self
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
+    ) -> Coroutine[Any, Any, None]:
+        return self.close()
 
 
 class BinaryFile(File[bytes]):
@@ -143,8 +143,8 @@ class BinaryFile(File[bytes]):
     def __init__(
         self,
         descriptor: engine.Descriptor,
-        found: Sequence[int],
-        *,
+        kind: int,
+        size: int,
         name: object,
         mode: str,
         readable: bool,
@@ -153,23 +153,24 @@ class BinaryFile(File[bytes]):
         buffering: int,
         position: int,
     ) -> None:
-        """found: st_mode, st_size, st_blksize. buffering: in bytes, 0: none. position: -1 if it has none."""
+        """kind, size: st_mode and st_size. buffering: in bytes, 0: none. position: -1 if it has none."""
         self._closed = False
         self._descriptor = descriptor
         self.name = name
         self.mode = mode
-        self._type, self._size, _ = found
+        self._type = kind
+        self._size = size
         self._readable = readable
         self._writable = writable
         self._append = append
         self._seekable = position >= 0
         self._room = buffering
-        self._direct = min(buffering, _DIRECT)
+        self._direct = buffering if buffering < _DIRECT else _DIRECT
         self._lock = Lock()
         # Read: what is in the buffer, how much of it is used, and the offset after its end.
         self._buffer = b""
         self._used = 0
-        self._edge = max(position, 0)
+        self._edge = position if position > 0 else 0
         # To be written: pieces, their size, the offset of the first. What is under way, and as what.
         self._pieces: list[bytes] = []
         self._gathered = 0
@@ -279,7 +280,8 @@ class BinaryFile(File[bytes]):
     # The same for whoever has the lock.
 
     async def _read(self, size: int) -> bytes:
-        await self._settle()
+        if self._gathered or self._writing is not None:
+            await self._flush()
         used = self._used
         have = len(self._buffer) - used
         if 0 <= size <= have:
@@ -289,10 +291,7 @@ class BinaryFile(File[bytes]):
             return await self._read_stream(size)
         head = self._buffer[used:]
         if size < 0 or size - have >= self._direct:
-            if 0 <= size <= _MOST:
-                data = await self._fetch(size - have, self._edge)
-            else:
-                data = await self._pull(size - have if size >= 0 else -1, self._edge)
+            data = await self._pull(size - have if size >= 0 else -1, self._edge)
             self._edge += len(data)
             self._buffer, self._used = b"", 0
             return head + data if head else data
@@ -657,8 +656,12 @@ class BinaryFile(File[bytes]):
         async with self._lock:
             if self._closed:
                 return
+            last = None
             try:
-                if self._gathered or self._writing is not None:
+                if self._gathered and self._seekable and self._descriptor.owned:
+                    await self._land()
+                    last = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+                elif self._gathered or self._writing is not None:
                     await self._flush()
             finally:
                 self._closed = True
@@ -666,7 +669,9 @@ class BinaryFile(File[bytes]):
                 self._writing = self._leaving = None
                 position = self._tell()
                 self._pieces, self._gathered, self._buffer, self._used = [], 0, b"", 0
-                if self._descriptor.owned:
+                if last is not None:
+                    await engine.write_and_close(self._descriptor, last, -1 if self._append else self._start)
+                elif self._descriptor.owned:
                     await engine.close(self._descriptor)
                 elif self._seekable and not self._append:
                     os.lseek(self._descriptor.fd, position, os.SEEK_SET)

@@ -31,6 +31,7 @@ cdef extern from "jobs.h" nogil:
         JOB_OPEN, JOB_CLOSE, JOB_READ, JOB_WRITE, JOB_FSYNC, JOB_FDATASYNC, JOB_FTRUNCATE, JOB_STAT, JOB_MKDIR
         JOB_RMDIR, JOB_UNLINK, JOB_RENAME, JOB_LINK, JOB_SYMLINK, JOB_SAVE, JOB_KINDS
         SAVE_FSYNC, SAVE_ATOMIC, SAVE_APPEND
+        GROUND_UNKNOWN, GROUND_OTHER, GROUND_LOCAL, GROUND_MEMORY
     cdef struct mailbox:
         int fd
     cdef struct job:
@@ -50,6 +51,8 @@ cdef extern from "jobs.h" nogil:
         int stop
         int kick
         statx* st
+        int ground
+        int bounce
         void* owner
     int job_at_once(job* j, size_t room)
     void job_do(job* j)
@@ -58,12 +61,13 @@ cdef extern from "jobs.h" nogil:
     enum:
         STATX_BASIC_STATS
     mailbox* box_open()
-    job* box_empty(mailbox* box)
+    job* box_empty(mailbox* box, bint drain)
     void box_wait(mailbox* box, double seconds)
     void box_close(mailbox* box)
     bint job_endless(job* j)
     void box_abandon(mailbox* box)
-    int pool_give(job* j, mailbox* box)
+    int pool_give(job* first, mailbox* box)
+    void job_ground_learned(const job* j)
     bint pool_take_back(job* j)
     void pool_forked()
 
@@ -74,7 +78,9 @@ cdef class Engine
 cdef class Descriptor:
     cdef readonly int fd         # -1: closed
     cdef readonly bint owned     # closed with this object at the latest
-    cdef int users               # operations under way
+    cdef int ground              # GROUND_: what the file lies on
+    cdef bint quiet              # closing it waits for nothing
+    cdef int users               # operations begun and not over
     cdef Operation closer        # closes it when they are back
 
 # Where an operation is.
@@ -83,6 +89,7 @@ cdef enum Place:
     LINED        # begun, waits for the loop's thread to have time
     FLYING       # a thread's or the kernel's: its memory must stay
     LANDED       # `j.result` says how it ended
+    STRANDED     # there was no thread to do it
     GIVEN_UP     # its loop was closed over it
 
 cdef class Operation(Waiter):
@@ -90,6 +97,7 @@ cdef class Operation(Waiter):
     cdef statx found
     cdef char place
     cdef bint in_ring
+    cdef bint holds              # counts among its descriptor's users
     cdef bint has_view
     cdef bint taken              # the result has been looked at; an opened descriptor has an owner
     cdef readonly bint waited    # could not be done at once
@@ -107,15 +115,19 @@ cdef class Operation(Waiter):
     cdef int landed(self) except -1
     cdef object conclude(self)
     cdef int drop(self) except -1
+    cdef Descriptor arrived(self)
 
 cdef class Engine(Ready):
     cdef object loop
     cdef Wheel wheel             # None on a foreign loop
     cdef mailbox* box
-    cdef object line             # operations that wait for the thread's time
+    cdef object line             # operations on open files that wait for the thread's time
+    cdef object openings         # those that open one
     cdef set flying
     cdef uint64_t used           # ticks spent on files in this turn
     cdef int woken               # operations that landed in this turn
+    cdef job* out                # go to the threads at the end of the turn
+    cdef job* last_out
     cdef job* back               # came back from threads, and are not told yet
     cdef bint queued             # run() will come
     cdef noria_ring ring
@@ -127,17 +139,22 @@ cdef class Engine(Ready):
     cdef object __weakref__
 
     cdef int begin(self, Operation op) except -1
+    cdef int go_on(self, Operation op) except -1
+    cdef int stand_in_line(self, Operation op) except -1
     cdef int attempt(self, Operation op) except -1
     cdef int fly(self, Operation op) except -1
     cdef int give_away(self, Operation op) except -1
     cdef int forget(self, Operation op) except -1
+    cdef int hold(self, Operation op) except -1
+    cdef int let_go(self, Operation op) except -1
     cdef int recall(self, Operation op) except -1
     cdef int fly_by_thread(self, Operation op) except -1
+    cdef int hand_over(self) except -1
     cdef bint fly_by_ring(self, Operation op) except -1
     cdef noria_sqe* entry(self) except? NULL
     cdef bint describe(self, job* j, noria_sqe* sqe) noexcept
     cdef int submit(self) except -1
-    cdef int come_back(self) except -1
+    cdef int come_back(self, bint called) except -1
     cdef int reap(self) except -1
     cdef int ended_in_ring(self, Operation op, int64_t result) except -1
     cdef int open_box(self) except -1

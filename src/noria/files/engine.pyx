@@ -28,7 +28,7 @@ from noria.core.futures cimport PENDING
 from noria.core.waits cimport DONE, FRESH, OVER, RAISE, WAIT, WAITING, Waiter, running_loop
 from noria.core.wheel cimport Ready, Wheel, push
 from noria.io.ring cimport (
-    FEAT_CQE_SKIP, FSYNC_DATASYNC, OP_ASYNC_CANCEL, OP_CLOSE, OP_FSYNC, OP_FTRUNCATE, OP_LINKAT, OP_MKDIRAT, OP_OPENAT,
+    FEAT_CQE_SKIP, FSYNC_DATASYNC, OP_ASYNC_CANCEL, OP_FSYNC, OP_FTRUNCATE, OP_LINKAT, OP_MKDIRAT, OP_OPENAT,
     OP_READ, OP_RENAMEAT, OP_STATX, OP_SYMLINKAT, OP_UNLINKAT, OP_WRITE, SETUP_COOP_TASKRUN, SETUP_NO_SQARRAY,
     SETUP_SUBMIT_ALL, SQE_ASYNC, SQE_CQE_SKIP_SUCCESS, noria_cqe, noria_ring_clear, noria_ring_close, noria_ring_cqe,
     noria_ring_enter, noria_ring_open, noria_ring_overflown, noria_ring_probe, noria_ring_seen, noria_ring_sqe,
@@ -42,6 +42,7 @@ from time import monotonic
 
 cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject** bytes, Py_ssize_t size) except -1
+    bytes PyUnicode_EncodeFSDefault(object path)
 
 cdef extern from "<unistd.h>" nogil:
     int sys_close "close"(int fd)
@@ -57,7 +58,7 @@ cdef extern from "<sys/eventfd.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     enum:
-        AT_FDCWD, AT_EMPTY_PATH, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, O_CLOEXEC
+        AT_FDCWD, AT_EMPTY_PATH, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, O_ACCMODE, O_CLOEXEC, O_RDONLY
 
 cdef enum:
     PIECE = 256 * 1024           # bytes copied here and now by one call: 50 microseconds or so
@@ -172,6 +173,7 @@ cdef class Operation(Waiter):
                 self.taken = True
                 raise ValueError("I/O operation on closed file")
             self.j.fd = self.descriptor.fd
+            self.j.ground = self.descriptor.ground
             if self.j.kind == JOB_CLOSE:
                 self.descriptor.release()
         return self.engine.begin(self)
@@ -183,6 +185,7 @@ cdef class Operation(Waiter):
         if self.place == LINED:
             self.place = LANDED
             self.j.result = -ECANCELED
+            self.engine.let_go(self)
             if self.landing is not None:
                 self.landed()
         elif self.place == FLYING:
@@ -203,7 +206,7 @@ cdef class Operation(Waiter):
             return 0
         try:
             landing.set_result(self.conclude())
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             landing.set_exception(error)
         return 0
 
@@ -217,6 +220,15 @@ cdef class Operation(Waiter):
     cdef int run(self) except -1:
         return 0
 
+    cdef Descriptor arrived(self):
+        cdef Descriptor descriptor = Descriptor.__new__(Descriptor)
+        descriptor.fd = <int>self.j.result
+        descriptor.owned = True
+        descriptor.ground = self.j.ground
+        descriptor.quiet = self.j.ground == GROUND_MEMORY or (
+            self.j.ground == GROUND_LOCAL and self.j.flags & O_ACCMODE == O_RDONLY)
+        return descriptor
+
     cdef object conclude(self):
         # The result for the program, or its error. Once.
         cdef int64_t r = self.j.result
@@ -227,6 +239,8 @@ cdef class Operation(Waiter):
             PyBuffer_Release(&self.view)
         if self.place == GIVEN_UP:
             raise RuntimeError("Event loop is closed")
+        if self.place == STRANDED:
+            raise RuntimeError("can't start new thread")
         if r < 0:
             self.data = None
             code = <int>-r
@@ -253,7 +267,7 @@ cdef class Operation(Waiter):
         if self.j.kind == JOB_WRITE or self.j.kind == JOB_SAVE:
             return r
         if self.j.kind == JOB_OPEN:
-            return Descriptor(<int>r, True), self.found.stx_mode, self.found.stx_size, self.found.stx_blksize
+            return self.arrived(), self.found.stx_mode, self.found.stx_size
         if self.j.kind == JOB_STAT:
             return stat_result(&self.found)
         return None
@@ -289,7 +303,7 @@ cdef Operation new(int kind):
 
 
 cdef bytes encoded(object path):
-    cdef bytes name = os.fsencode(path)
+    cdef bytes name = PyUnicode_EncodeFSDefault(path) if type(path) is str else os.fsencode(path)
     if b"\0" in name:
         raise ValueError("embedded null byte")
     return name
@@ -312,14 +326,14 @@ cdef Operation named(int kind, object path, object path2):
     return op
 
 
-cdef Operation opened(int kind, Descriptor descriptor):
+cdef Operation on_open(int kind, Descriptor descriptor):
     cdef Operation op = new(kind)
     op.descriptor = descriptor
     return op
 
 
 def open_path(path, int flags, int mode):
-    """openat(2). Gives (Descriptor, st_mode, st_size, st_blksize)."""
+    """openat(2). Gives (Descriptor, st_mode, st_size)."""
     cdef Operation op = named(JOB_OPEN, path, None)
     op.j.flags = flags | O_CLOEXEC
     op.j.mode = mode
@@ -328,12 +342,20 @@ def open_path(path, int flags, int mode):
 
 def close(Descriptor descriptor not None):
     """close(2). From its beginning on the descriptor counts as closed; cancelling does not stop it."""
-    return opened(JOB_CLOSE, descriptor)
+    return on_open(JOB_CLOSE, descriptor)
+
+
+def write_and_close(Descriptor descriptor not None, data, int64_t offset):
+    """`write` of what is left and `close`, in one. The descriptor is closed also if the writing failed."""
+    cdef Operation op = on_open(JOB_CLOSE, descriptor)
+    take_data(op, data, PyBUF_SIMPLE)
+    op.j.offset = offset
+    return op
 
 
 def read(Descriptor descriptor not None, size_t n, int64_t offset, bint stream):
     """Up to n bytes: fewer only at the file's end, or if it is a stream. offset: -1 for the file's own position."""
-    cdef Operation op = opened(JOB_READ, descriptor)
+    cdef Operation op = on_open(JOB_READ, descriptor)
     op.j.size = n
     op.j.offset = offset
     op.j.stream = stream
@@ -352,7 +374,7 @@ cdef int take_data(Operation op, object data, int how) except -1:
 
 def readinto(Descriptor descriptor not None, buffer, int64_t offset, bint stream):
     """`read` into a buffer, which must stay of its size until the operation has ended. Gives the number of bytes."""
-    cdef Operation op = opened(JOB_READ, descriptor)
+    cdef Operation op = on_open(JOB_READ, descriptor)
     take_data(op, buffer, PyBUF_WRITABLE)
     op.j.offset = offset
     op.j.stream = stream
@@ -361,7 +383,7 @@ def readinto(Descriptor descriptor not None, buffer, int64_t offset, bint stream
 
 def write(Descriptor descriptor not None, data, int64_t offset, bint stream):
     """Write all of it. offset: -1 for the file's own position, or its end in append mode. Gives the number of bytes."""
-    cdef Operation op = opened(JOB_WRITE, descriptor)
+    cdef Operation op = on_open(JOB_WRITE, descriptor)
     take_data(op, data, PyBUF_SIMPLE)
     op.j.offset = offset
     op.j.stream = stream
@@ -370,17 +392,17 @@ def write(Descriptor descriptor not None, data, int64_t offset, bint stream):
 
 def fsync(Descriptor descriptor not None):
     """fsync(2)."""
-    return opened(JOB_FSYNC, descriptor)
+    return on_open(JOB_FSYNC, descriptor)
 
 
 def fdatasync(Descriptor descriptor not None):
     """fdatasync(2)."""
-    return opened(JOB_FDATASYNC, descriptor)
+    return on_open(JOB_FDATASYNC, descriptor)
 
 
 def truncate(Descriptor descriptor not None, int64_t length):
     """ftruncate(2)."""
-    cdef Operation op = opened(JOB_FTRUNCATE, descriptor)
+    cdef Operation op = on_open(JOB_FTRUNCATE, descriptor)
     op.j.offset = length
     return op
 
@@ -484,6 +506,7 @@ cdef class Engine(Ready):
         self.wheel = <Wheel>loop if isinstance(loop, Wheel) else None
         self.refusal = "NORIA_FILES is threads" if wanted == "threads" else None
         self.line = deque()
+        self.openings = deque()
         self.flying = set()
         self.at_once = True
         all_engines.add(self)
@@ -515,37 +538,56 @@ cdef class Engine(Ready):
 
     cdef int begin(self, Operation op) except -1:
         # Whether it is done already. Else it lands later.
-        if not self.at_once or op.j.kind > JOB_WRITE or op.j.kind == JOB_CLOSE or op.j.size > LARGE:
+        cdef bint closes = op.j.kind == JOB_CLOSE
+        if op.j.kind == JOB_OPEN:
+            # Who has a file open goes before who opens one: fewer are open at a time then, and most tasks wait once for
+            # all that they do.
+            if self.openings or self.used > SLICE:
+                self.stand_in_line(op)
+                return False
+            return self.attempt(op) == 1
+        if (not self.at_once or op.j.kind > JOB_WRITE or op.j.size > LARGE or closes and (
+                not op.descriptor.quiet or op.descriptor.users or op.j.size and op.j.ground != GROUND_MEMORY)):
             op.waited = True
             self.fly(op)
             return False
-        if self.line or self.used > SLICE:
-            op.place = LINED
-            self.line.append(op)
-            self.enqueue()
+        # A close alone is quick, and who waits for it has what he read.
+        if (self.line or self.used > SLICE) and not (closes and op.j.size == 0):
+            self.stand_in_line(op)
             return False
         return self.attempt(op) == 1
+
+    cdef int stand_in_line(self, Operation op) except -1:
+        op.place = LINED
+        self.hold(op)
+        (self.openings if op.j.kind == JOB_OPEN else self.line).append(op)
+        self.enqueue()
+        return 0
 
     cdef int attempt(self, Operation op) except -1:
         # 1: done. 0: given away, or in the line because the time is up.
         cdef uint64_t start = noria_ticks(), now
         cdef int more = 1
         self.enqueue()
+        if not self.at_once:
+            more = -1
         op.take_room()
-        while more == 1 and self.used <= SLICE:
+        while more == 1:
             more = job_at_once(&op.j, PIECE)
             now = noria_ticks()
             self.used += now - start
             start = now
+            if self.used > SLICE:
+                break
         if more == 0:
             op.place = LANDED
+            self.let_go(op)
             return 1
         if more < 0:
             op.waited = True
             self.fly(op)
         else:
-            op.place = LINED
-            self.line.append(op)
+            self.stand_in_line(op)
         return 0
 
     cdef int enqueue(self) except -1:
@@ -562,24 +604,33 @@ cdef class Engine(Ready):
         self.run()
 
     cdef int run(self) except -1:
-        # The end of a turn in which something was done with files: those in line go on, the ring's are submitted.
-        cdef Operation op
+        # The end of a turn in which something was done with files: those in line go on, what is given away leaves.
         self.queued = False
         self.used = 0
         self.woken = 0
-        self.come_back()
+        self.come_back(False)
         while self.line and self.used <= SLICE and self.woken < WAKES:
-            op = <Operation>self.line.popleft()
-            if op.place == LINED and self.attempt(op) == 1:  # else it was cancelled
-                self.woken += 1
-                op.landed()
+            self.go_on(<Operation>self.line.popleft())
+        while self.openings and self.woken < WAKES:
+            self.go_on(<Operation>self.openings.popleft())
+            if self.used > SLICE // 4:  # the rest of the time is for what the openers do next
+                break
+        if self.out != NULL:
+            self.hand_over()
         if self.ring.fd >= 0 and noria_ring_waiting(&self.ring):
             self.submit()
             self.reap()
             if noria_ring_waiting(&self.ring):
                 self.enqueue()
-        if self.line:
+        if self.line or self.openings:
             self.enqueue()
+        return 0
+
+    cdef int go_on(self, Operation op) except -1:
+        # It is its turn.
+        if op.place == LINED and self.attempt(op) == 1:  # else it was cancelled
+            self.woken += 1
+            op.landed()
         return 0
 
     # Giving away.
@@ -592,12 +643,10 @@ cdef class Engine(Ready):
         op.take_room()
         self.flying.add(op)
         op.place = FLYING
-        if op.descriptor is not None:
-            if op.j.kind != JOB_CLOSE:
-                op.descriptor.users += 1
-            elif op.descriptor.users:
-                op.descriptor.closer = op  # not before they are back: its number may become another file's
-                return 0
+        if op.j.kind == JOB_CLOSE and op.descriptor.users:
+            op.descriptor.closer = op  # not before they are back: its number may become another file's
+            return 0
+        self.hold(op)
         self.give_away(op)
         return 0
 
@@ -614,11 +663,23 @@ cdef class Engine(Ready):
 
     cdef int forget(self, Operation op) except -1:
         # It is not under way any more.
+        self.flying.discard(op)
+        self.let_go(op)
+        return 0
+
+    cdef int hold(self, Operation op) except -1:
+        if op.descriptor is not None and op.j.kind != JOB_CLOSE and not op.holds:
+            op.holds = True
+            op.descriptor.users += 1
+        return 0
+
+    cdef int let_go(self, Operation op) except -1:
+        # It uses its descriptor no more, which may be closed now if somebody wants that.
         cdef Descriptor descriptor = op.descriptor
         cdef Operation closer
-        self.flying.discard(op)
-        if descriptor is None or op.j.kind == JOB_CLOSE:
+        if not op.holds:
             return 0
+        op.holds = False
         descriptor.users -= 1
         if descriptor.users == 0 and descriptor.closer is not None:
             closer, descriptor.closer = descriptor.closer, None
@@ -635,18 +696,41 @@ cdef class Engine(Ready):
         op.in_ring = False
         if op.j.stream and op.j.kick < 0:
             op.j.kick = eventfd(0, EFD_CLOEXEC)
-        if pool_give(&op.j, self.box) < 0:
-            if op.j.kind != JOB_CLOSE:
-                raise RuntimeError("can't start new thread")
-            job_do(&op.j)
+        if op.j.kind == JOB_OPEN and self.ring.fd >= 0 and op.j.bounce == 0:
+            op.j.bounce = 1
+        op.j.next = NULL
+        if self.out == NULL:
+            self.out = &op.j
+        else:
+            self.last_out.next = &op.j
+        self.last_out = &op.j
+        self.enqueue()
+        return 0
+
+    cdef int hand_over(self) except -1:
+        # What goes to the threads goes together.
+        cdef job* first = self.out
+        cdef Operation op
+        self.out = self.last_out = NULL
+        if first == NULL or pool_give(first, self.box) == 0:
+            return 0
+        while first != NULL:  # there is no thread
+            op = <Operation>first.owner
+            first = first.next
+            if op.j.kind == JOB_CLOSE:
+                job_do(&op.j)
             self.forget(op)
-            op.place = LANDED
+            op.place = LANDED if op.j.kind == JOB_CLOSE else STRANDED
             op.landed()
         return 0
 
     cdef bint fly_by_ring(self, Operation op) except -1:
-        # Whether the ring takes it.
-        cdef noria_sqe* sqe = self.entry()
+        # Whether the ring takes it. Most of what is done to a path blocks, so it would be given to a thread of the
+        # kernel's, which costs more than ours; not so what may wait for ever, since only the kernel's can be ended.
+        cdef noria_sqe* sqe
+        if op.j.kind == JOB_OPEN and op.j.bounce != 2:
+            return False
+        sqe = self.entry()
         if sqe == NULL:
             return False
         if not self.describe(&op.j, sqe):
@@ -686,8 +770,6 @@ cdef class Engine(Ready):
             sqe.len = <unsigned int>j.mode
             sqe.op_flags = <unsigned int>j.flags
             sqe.flags = SQE_ASYNC
-        elif j.kind == JOB_CLOSE:
-            opcode = OP_CLOSE
         elif j.kind == JOB_FSYNC or j.kind == JOB_FDATASYNC:
             opcode = OP_FSYNC
             sqe.op_flags = FSYNC_DATASYNC if j.kind == JOB_FDATASYNC else 0
@@ -745,6 +827,7 @@ cdef class Engine(Ready):
                     sqe.flags = SQE_CQE_SKIP_SUCCESS
                 self.enqueue()
             return 0
+        self.hand_over()
         job_kick(&op.j)
         if pool_take_back(&op.j):
             self.forget(op)
@@ -784,18 +867,24 @@ cdef class Engine(Ready):
 
     # Coming back.
 
-    cdef int come_back(self) except -1:
+    cdef int come_back(self, bint called) except -1:
         cdef Operation op
         if self.ring.fd >= 0:
             self.reap()
         if self.back == NULL and self.box != NULL:
-            self.back = box_empty(self.box)
+            self.back = box_empty(self.box, called)
         while self.back != NULL:
             if self.woken >= WAKES:
                 self.enqueue()
                 break
             op = <Operation>self.back.owner
             self.back = self.back.next
+            if op.j.bounce == 1 and op.j.result == -EAGAIN and not op.j.stop and not self.shut:
+                op.j.bounce = 2
+                self.give_away(op)  # to the ring: it may wait for ever
+                continue
+            if op.j.kind == JOB_OPEN and op.j.result >= 0:
+                job_ground_learned(&op.j)
             self.woken += 1
             self.forget(op)
             op.place = LANDED
@@ -858,10 +947,15 @@ cdef class Engine(Ready):
         if self.shut:
             return
         self.shut = True
-        while self.line:
-            op = <Operation>self.line.popleft()
+        for op in [*self.line, *self.openings]:
             if op.place == LINED:
+                if op.j.kind == JOB_CLOSE:
+                    job_do(&op.j)
                 op.place = GIVEN_UP
+                self.let_go(op)
+        self.line.clear()
+        self.openings.clear()
+        self.hand_over()
         for op in list(self.flying):
             if op.descriptor is not None and op.descriptor.closer is op:
                 continue
@@ -873,7 +967,7 @@ cdef class Engine(Ready):
                 op.place = GIVEN_UP
                 if op.j.kind == JOB_CLOSE:
                     job_do(&op.j)
-            elif op.j.kind != JOB_WRITE or op.j.stream:
+            elif op.j.kind != JOB_WRITE and op.j.kind != JOB_CLOSE or op.j.stream:
                 job_kick(&op.j)
         # A thread that opens a FIFO without another end would keep us here for ever: it is left there.
         until = monotonic() + PATIENCE
@@ -898,10 +992,10 @@ cdef class Engine(Ready):
     cdef int settle(self) except -1:
         # What came back when nobody waits any more.
         self.woken = 0
-        self.come_back()
+        self.come_back(True)
         while self.back != NULL:
             self.woken = 0
-            self.come_back()
+            self.come_back(True)
         return 0
 
     def _abandon(self):
@@ -914,7 +1008,8 @@ cdef class Engine(Ready):
         kept.extend(self.flying)
         self.flying.clear()
         self.line.clear()
-        self.back = NULL
+        self.openings.clear()
+        self.back = self.out = NULL
 
 
 cdef bint comes_back(Operation op):
@@ -931,7 +1026,7 @@ cdef class Arrival:
         self.engine = engine
 
     def __call__(self):
-        self.engine.come_back()
+        self.engine.come_back(True)
 
 
 def abandon_all():

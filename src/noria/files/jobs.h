@@ -4,8 +4,7 @@
    this process's threads for jobs that may block; they know no Python object and never take the GIL, so whatever they
    are stuck in holds up neither the interpreter nor the end of the process.
 
-   A job's memory is its owner's, who may not free it before it came back through its mailbox, or `box_close` said that
-   it will not. The mailbox is counted: a thread that comes back after the loop is gone finds it still there.
+   A job's memory is its owner's, who may not free it before it came back through its mailbox: after `box_close`, never. The mailbox is counted: a thread that comes back after the loop is gone finds it still there.
 
    After a fork the child has none of the threads: `pool_forked` starts it afresh. */
 #ifndef NORIA_JOBS_H
@@ -19,6 +18,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,6 +28,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,11 +46,12 @@ enum job_kind {
 
 typedef struct statx job_statx;
 
+#define JOB_SMALL (1024 * 1024)  /* bytes */
+
 struct mailbox;
 
 typedef struct job {
     struct job *next;
-    struct job *before, *after;  /* among those of the mailbox that a thread works on */
     struct mailbox *box;
     int kind;
     int fd;                /* the descriptor, or a directory's for `path` (AT_FDCWD) */
@@ -66,20 +68,25 @@ typedef struct job {
     int stop;              /* atomic: nobody wants it any more */
     int kick;              /* of a stream's job that a thread has: an eventfd that ends its waiting; else -1 */
     job_statx *st;         /* JOB_STAT, JOB_OPEN: what was found */
+    int ground;            /* what the file lies on: GROUND_ */
+    int bounce;            /* JOB_OPEN: 1: come back with -EAGAIN instead of waiting for ever, as for a FIFO's other end;
+                              2: that happened */
     void *owner;           /* whose it is; nothing here looks at it */
 } job;
 
 enum { SAVE_FSYNC = 1, SAVE_ATOMIC = 2, SAVE_APPEND = 4 };
 
+/* File systems by what may wait. LOCAL: closing what was only read does not, since there is no one to tell. MEMORY: nothing
+   but what is swapped out, as with the process's own memory. */
+enum { GROUND_UNKNOWN, GROUND_OTHER, GROUND_LOCAL, GROUND_MEMORY };
+
 /* Where jobs come back, one for each loop. */
 typedef struct mailbox {
-    pthread_mutex_t lock;
-    pthread_cond_t came;   /* for box_close */
-    job *done;             /* newest first */
-    job busy;              /* anchor of those being worked on */
-    int fd;                /* an eventfd: readable when there is something */
+    job *done;             /* atomic: a stack, newest first */
+    int fd;                /* an eventfd: written to when something was put into the empty stack */
+    int holders;           /* atomic: the loop, and each job under way */
     int shut;
-    int holders;           /* the loop, and each job under way */
+    pthread_mutex_t lock;  /* of fd and shut: nobody writes to a number that is closed */
 } mailbox;
 
 /* The calls. */
@@ -93,6 +100,48 @@ static inline int job_stat_open(int fd, job_statx *st) {
     return job_stat(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, st);
 }
 
+/* What a file lies on, by fstatfs(2), which asks the server of a network's or user space's file system: not for the
+   loop's thread. */
+static int job_ground_of(int fd) {
+    struct statfs fs;
+    if (fstatfs(fd, &fs) < 0) return GROUND_UNKNOWN;
+    switch ((unsigned)fs.f_type) {
+    case 0x01021994:  /* tmpfs */
+    case 0x858458f6:  /* ramfs */
+        return GROUND_MEMORY;
+    case 0xef53:      /* ext2, ext3, ext4 */
+    case 0x58465342:  /* xfs */
+    case 0x9123683e:  /* btrfs */
+    case 0xf2f52010:  /* f2fs */
+        return GROUND_LOCAL;
+    }
+    return GROUND_OTHER;
+}
+
+/* The grounds of the devices that were met, for the threads that run loops. The GIL guards it. A device's number may be
+   given to another file system later: then something waits that was thought not to, which is all that it does. */
+static struct { uint64_t device; int ground; } job_devices[32];
+static unsigned job_devices_met;
+
+static uint64_t job_device(const job_statx *st) { return (uint64_t)st->stx_dev_major << 32 | st->stx_dev_minor; }
+
+static int job_ground_known(const job_statx *st) {
+    uint64_t device = job_device(st);
+    unsigned i, n = sizeof job_devices / sizeof *job_devices;
+    if (job_devices_met < n) n = job_devices_met;
+    for (i = 0; i < n; i++)
+        if (job_devices[i].device == device) return job_devices[i].ground;
+    return GROUND_UNKNOWN;
+}
+
+static void job_ground_learned(const job *j) {
+    unsigned i;
+    if (j->ground == GROUND_UNKNOWN || job_ground_known(j->st) == j->ground) return;
+    i = job_devices_met++ % (sizeof job_devices / sizeof *job_devices);
+    job_devices[i].device = job_device(j->st);
+    job_devices[i].ground = j->ground;
+}
+
 /* Where the next byte goes. */
 static inline int64_t job_offset(const job *j) { return j->offset < 0 ? -1 : j->offset + (int64_t)j->moved; }
 
@@ -101,18 +150,18 @@ static ssize_t job_transfer(job *j, size_t n, int flags) {
     int64_t offset = job_offset(j);
     part.iov_base = j->data + j->moved;
     part.iov_len = n;
-    if (flags)
-        return j->kind == JOB_WRITE ? pwritev2(j->fd, &part, 1, offset, flags) : preadv2(j->fd, &part, 1, offset, flags);
+    if (flags && j->ground != GROUND_MEMORY)
+        return j->kind != JOB_READ ? pwritev2(j->fd, &part, 1, offset, flags) : preadv2(j->fd, &part, 1, offset, flags);
     if (offset < 0)
-        return j->kind == JOB_WRITE ? write(j->fd, part.iov_base, n) : read(j->fd, part.iov_base, n);
-    return j->kind == JOB_WRITE ? pwrite(j->fd, part.iov_base, n, offset) : pread(j->fd, part.iov_base, n, offset);
+        return j->kind != JOB_READ ? write(j->fd, part.iov_base, n) : read(j->fd, part.iov_base, n);
+    return j->kind != JOB_READ ? pwrite(j->fd, part.iov_base, n, offset) : pread(j->fd, part.iov_base, n, offset);
 }
 
 /* A stream's next bytes, or room for them, waited for where the wait can be ended: by poll(2). The call after it does not
    wait even if another process was faster, on kernels that can say so for pipes (6.3); else a pipe that is ready takes
    PIPE_BUF bytes without waiting. */
 static ssize_t job_stream(job *j, size_t n) {
-    struct pollfd two[2] = {{j->fd, j->kind == JOB_WRITE ? POLLOUT : POLLIN, 0}, {j->kick, POLLIN, 0}};
+    struct pollfd two[2] = {{j->fd, j->kind != JOB_READ ? POLLOUT : POLLIN, 0}, {j->kick, POLLIN, 0}};
     for (;;) {
         ssize_t moved;
         if (poll(two, j->kick >= 0 ? 2 : 1, -1) < 0) return -1;
@@ -123,7 +172,7 @@ static ssize_t job_stream(job *j, size_t n) {
         if (two[0].revents == 0) continue;
         moved = job_transfer(j, n, RWF_NOWAIT);
         if (moved < 0 && (errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS || errno == EPERM))
-            moved = job_transfer(j, j->kind == JOB_WRITE && n > PIPE_BUF ? PIPE_BUF : n, 0);
+            moved = job_transfer(j, j->kind != JOB_READ && n > PIPE_BUF ? PIPE_BUF : n, 0);
         if (moved >= 0 || errno != EAGAIN) return moved;
     }
 }
@@ -218,12 +267,21 @@ static void job_do(job *j) {
     case JOB_OPEN:
         do r = openat(j->fd, j->path, j->flags, j->mode);
         while (r < 0 && errno == EINTR && !__atomic_load_n(&j->stop, __ATOMIC_RELAXED));
-        if (r >= 0 && j->st != NULL) job_stat_open((int)r, j->st);
+        if (r >= 0 && j->st != NULL) {
+            job_stat_open((int)r, j->st);
+            if (S_ISREG(j->st->stx_mode)) j->ground = job_ground_of((int)r);
+        }
         break;
-    case JOB_CLOSE:
+    case JOB_CLOSE: {
+        int64_t written = j->moved < j->size ? job_move(j) : 0;
         r = close(j->fd);
         if (r < 0 && errno == EINTR) r = 0;  /* it is closed all the same: close(2) */
+        if (written < 0) {
+            j->result = written;
+            return;
+        }
         break;
+    }
     case JOB_READ:
     case JOB_WRITE:
         j->result = job_move(j);
@@ -249,7 +307,7 @@ static void job_do(job *j) {
 /* Whether a thread may be stuck in it until somebody else does something: at a FIFO's or a terminal's other end. */
 static int job_endless(job *j) {
     struct stat st;
-    if (j->kind == JOB_READ || j->kind == JOB_WRITE) return j->stream;
+    if (j->kind == JOB_READ || j->kind == JOB_WRITE || j->kind == JOB_CLOSE) return j->stream;
     if (j->kind != JOB_OPEN && j->kind != JOB_SAVE) return 0;
     return stat(j->path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
 }
@@ -279,6 +337,8 @@ static int job_at_once(job *j, size_t room) {
         if (fd < 0) return -1;
         if (job_stat_open(fd, j->st) < 0 || !S_ISREG(j->st->stx_mode)) { close(fd); return -1; }
         close(fd);
+        j->ground = job_ground_known(j->st);
+        if (j->ground == GROUND_UNKNOWN) return -1;  /* a thread finds out */
         fd = open_cached(j, j->flags | O_NONBLOCK);
         if (fd < 0) return -1;
         if (job_stat_open(fd, j->st) < 0 || !S_ISREG(j->st->stx_mode)) { close(fd); return -1; }
@@ -286,15 +346,24 @@ static int job_at_once(job *j, size_t room) {
         j->result = fd;
         return 0;
     }
-    if (j->kind == JOB_READ || j->kind == JOB_WRITE) {
+    if (j->kind == JOB_CLOSE && j->moved == j->size) {
+        /* The last name of a large file is gone already: then closing frees its pages, which takes its time. */
+        job_statx st;
+        if (job_stat_open(j->fd, &st) == 0 && st.stx_nlink == 0 && st.stx_size > JOB_SMALL) return -1;
+        job_do(j);
+        return 0;
+    }
+    if (j->kind == JOB_READ || j->kind == JOB_WRITE || j->kind == JOB_CLOSE) {
         size_t n = j->size - j->moved;
         ssize_t moved = job_transfer(j, n < room ? n : room, RWF_NOWAIT);
         if (moved < 0) {
             if (errno == EAGAIN || errno == EOPNOTSUPP || errno == EINVAL || errno == EINTR || errno == ENOSYS || errno == EPERM) return -1;
             j->result = -errno;
+            if (j->kind == JOB_CLOSE) close(j->fd);
             return 0;
         }
         j->moved += (size_t)moved;
+        if (j->kind == JOB_CLOSE) return 1;
         j->result = (int64_t)j->moved;
         if (moved == 0 || j->moved == j->size || (j->stream && j->kind == JOB_READ)) return 0;
         return 1;
@@ -302,7 +371,27 @@ static int job_at_once(job *j, size_t room) {
     return -1;
 }
 
-/* Mailboxes. */
+/* Mailboxes. A loop never waits for a thread here, which may hold a lock and not be let run for milliseconds: what goes to
+   and fro is pushed on stacks by compare-and-swap, and taken whole. */
+
+static void job_push(job **stack, job *first, job *last, int *was_empty) {
+    job *top = __atomic_load_n(stack, __ATOMIC_RELAXED);
+    do last->next = top;
+    while (!__atomic_compare_exchange_n(stack, &top, first, 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+    *was_empty = top == NULL;
+}
+
+/* All of a stack, oldest first. */
+static job *job_take_all(job **stack) {
+    job *j, *next, *first = NULL;
+    if (__atomic_load_n(stack, __ATOMIC_RELAXED) == NULL) return NULL;
+    for (j = __atomic_exchange_n(stack, NULL, __ATOMIC_SEQ_CST); j != NULL; j = next) {
+        next = j->next;
+        j->next = first;
+        first = j;
+    }
+    return first;
+}
 
 static mailbox *box_open(void) {
     mailbox *box = (mailbox *)calloc(1, sizeof *box);
@@ -313,37 +402,45 @@ static mailbox *box_open(void) {
         return NULL;
     }
     pthread_mutex_init(&box->lock, NULL);
-    pthread_cond_init(&box->came, NULL);
-    box->busy.before = box->busy.after = &box->busy;
     box->holders = 1;
     return box;
 }
 
-static void box_drop(mailbox *box) {  /* with the lock held */
-    int last = --box->holders == 0;
-    pthread_mutex_unlock(&box->lock);
-    if (!last) return;
-    if (box->fd >= 0) close(box->fd);
+static void box_drop(mailbox *box) {
+    if (__atomic_sub_fetch(&box->holders, 1, __ATOMIC_ACQ_REL) > 0) return;
     pthread_mutex_destroy(&box->lock);
-    pthread_cond_destroy(&box->came);
     free(box);
 }
 
-/* What came back, oldest first. */
-static job *box_empty(mailbox *box) {
+/* What came back, oldest first. drain: fd was readable. */
+static job *box_empty(mailbox *box, int drain) {
     uint64_t count;
-    job *j, *next, *first = NULL;
-    if (read(box->fd, &count, sizeof count) < 0 && errno != EAGAIN) return NULL;
-    pthread_mutex_lock(&box->lock);
-    j = box->done;
-    box->done = NULL;
-    pthread_mutex_unlock(&box->lock);
-    for (; j != NULL; j = next) {
+    if (drain && read(box->fd, &count, sizeof count) < 0) { /* taken already */ }
+    return job_take_all(&box->done);
+}
+
+/* What comes back when its loop is gone. */
+static void box_discard(mailbox *box) {
+    job *j, *next;
+    for (j = job_take_all(&box->done); j != NULL; j = next) {
         next = j->next;
-        j->next = first;
-        first = j;
+        if (j->kind == JOB_OPEN && j->result >= 0) close((int)j->result);
     }
-    return first;
+}
+
+static void box_put(job *j) {
+    static const uint64_t one = 1;
+    mailbox *box = j->box;
+    int first, late;
+    job_push(&box->done, j, j, &first);  /* from here on it is the loop's, and may be gone */
+    if (first) {
+        pthread_mutex_lock(&box->lock);
+        late = box->shut;
+        if (!late && write(box->fd, &one, sizeof one) < 0) { /* full: readable anyway */ }
+        pthread_mutex_unlock(&box->lock);
+        if (late) box_discard(box);
+    }
+    box_drop(box);
 }
 
 /* The pool. */
@@ -351,11 +448,15 @@ static job *box_empty(mailbox *box) {
 #define POOL_IDLE_SECONDS 10  /* a thread that had nothing to do for so long ends */
 
 static struct {
-    pthread_mutex_t lock;
-    pthread_cond_t work;
+    job *incoming;         /* atomic: a stack onto which the loops push */
+    pthread_mutex_t lock;  /* of the threads among themselves: of first and last */
     job *first, *last;
-    int threads, idle, endless;  /* endless: those that may be stuck, which do not count towards the limit */
-    int limit;
+    sem_t wake;            /* a token for each idle thread that somebody claimed. Not a condition variable: signalling one
+                              can wait for threads that were woken before (nptl/pthread_cond_signal.c) */
+    int idle;              /* atomic, as the next: threads that sleep, and are not claimed */
+    int threads, starting;
+    int endless;           /* threads that may be stuck, which do not count towards the limit */
+    int limit;             /* 0: nothing is set up yet */
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static void pool_forked(void) {
@@ -363,127 +464,145 @@ static void pool_forked(void) {
     pthread_mutex_init(&pool.lock, NULL);
 }
 
-static void pool_finish(job *j) {
-    mailbox *box = j->box;
-    static const uint64_t one = 1;
-    pthread_mutex_lock(&box->lock);
-    if (j->before == NULL) {  /* box_close has given it up: nobody looks at it any more */
-        if (j->kind == JOB_OPEN && j->result >= 0) close((int)j->result);
-        box_drop(box);
-        return;
+static int pool_add(int *number, int n) { return __atomic_add_fetch(number, n, __ATOMIC_SEQ_CST); }
+static int pool_get(int *number) { return __atomic_load_n(number, __ATOMIC_SEQ_CST); }
+
+/* Of the idle threads one is not idle any more. Whether there was one. */
+static int pool_claim(void) {
+    int n = pool_get(&pool.idle);
+    while (n > 0)
+        if (__atomic_compare_exchange_n(&pool.idle, &n, n - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return 1;
+    return 0;
+}
+
+static void pool_gather(void) {  /* with the lock held */
+    job *j = job_take_all(&pool.incoming);
+    if (j == NULL) return;
+    if (pool.last == NULL) pool.first = j;
+    else pool.last->next = j;
+    while (j->next != NULL) j = j->next;
+    pool.last = j;
+}
+
+static job *pool_take(void) {  /* with the lock held */
+    job *j;
+    if (pool.first == NULL) pool_gather();
+    j = pool.first;
+    if (j == NULL) return NULL;
+    pool.first = j->next;
+    if (pool.first == NULL) pool.last = NULL;
+    return j;
+}
+
+static void pool_do(job *j) {
+    int endless = job_endless(j);
+    if (endless && j->bounce == 1) {
+        j->result = -EAGAIN;
+    } else {
+        if (endless) pool_add(&pool.endless, 1);
+        job_do(j);
+        if (endless) pool_add(&pool.endless, -1);
     }
-    j->before->after = j->after;
-    j->after->before = j->before;
-    j->before = j->after = NULL;
-    j->next = box->done;
-    box->done = j;
-    pthread_cond_signal(&box->came);
-    if (j->next == NULL && !box->shut && write(box->fd, &one, sizeof one) < 0) { /* full: readable anyway */ }
-    box_drop(box);
+    box_put(j);
+}
+
+static int pool_sleep(void) {
+    struct timespec until;
+    int failed;
+    clock_gettime(CLOCK_REALTIME, &until);  /* should it be set meanwhile, a thread ends early or late */
+    until.tv_sec += POOL_IDLE_SECONDS;
+    do failed = sem_timedwait(&pool.wake, &until); while (failed && errno == EINTR);
+    return failed;
 }
 
 static void *pool_thread(void *nothing) {
     (void)nothing;
-    pthread_mutex_lock(&pool.lock);
+    pool_add(&pool.starting, -1);
     for (;;) {
-        job *j = pool.first;
+        job *j;
+        pthread_mutex_lock(&pool.lock);
+        j = pool_take();
         if (j == NULL) {
-            struct timespec until;
-            int late;
-            clock_gettime(CLOCK_MONOTONIC, &until);
-            until.tv_sec += POOL_IDLE_SECONDS;
-            pool.idle++;
-            late = pthread_cond_timedwait(&pool.work, &pool.lock, &until);
-            pool.idle--;
-            if (late == ETIMEDOUT && pool.first == NULL) break;
-            continue;
-        }
-        pool.first = j->next;
-        if (pool.first == NULL) pool.last = NULL;
-        pthread_mutex_unlock(&pool.lock);
-        if (job_endless(j)) {
-            pthread_mutex_lock(&pool.lock);
-            pool.endless++;
+            pool_add(&pool.idle, 1);  /* who pushes after the next look sees it */
+            j = pool_take();
             pthread_mutex_unlock(&pool.lock);
-            job_do(j);
-            pool_finish(j);
-            pthread_mutex_lock(&pool.lock);
-            pool.endless--;
+            if (j == NULL && !pool_sleep()) continue;
+            if (!pool_claim()) {  /* somebody did, whose token is here or about to come */
+                while (sem_wait(&pool.wake) && errno == EINTR) {}
+                if (j == NULL) continue;
+            } else if (j == NULL) {  /* the time is up */
+                pthread_mutex_lock(&pool.lock);
+                pool_add(&pool.threads, -1);  /* who pushes after the next look sees it */
+                j = pool_take();
+                if (j != NULL) pool_add(&pool.threads, 1);
+                pthread_mutex_unlock(&pool.lock);
+                if (j == NULL) return NULL;
+            }
         } else {
-            job_do(j);
-            pool_finish(j);
-            pthread_mutex_lock(&pool.lock);
+            pthread_mutex_unlock(&pool.lock);
         }
+        pool_do(j);
     }
-    pool.threads--;
-    pthread_mutex_unlock(&pool.lock);
-    return NULL;
 }
 
-static int pool_thread_start(void) {  /* with the lock held */
+static int pool_thread_start(void) {
     pthread_t thread;
     pthread_attr_t attr;
     sigset_t all, before;
     int failed;
-    if (pool.threads == 0) {
-        pthread_condattr_t kind;
-        pthread_condattr_init(&kind);
-        pthread_condattr_setclock(&kind, CLOCK_MONOTONIC);
-        pthread_cond_init(&pool.work, &kind);
-        pthread_condattr_destroy(&kind);
-    }
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attr, 256 * 1024);
     sigfillset(&all);  /* signals are for the threads that run Python */
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    pool_add(&pool.threads, 1);
+    pool_add(&pool.starting, 1);
     failed = pthread_create(&thread, &attr, pool_thread, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
-    if (!failed) pool.threads++;
+    if (failed) {
+        pool_add(&pool.threads, -1);
+        pool_add(&pool.starting, -1);
+    }
     return !failed;
 }
 
-/* Give a job to the threads. 0, or -EAGAIN if there is none and none can be started. */
-static int pool_give(job *j, mailbox *box) {
-    j->box = box;
-    j->next = NULL;
-    pthread_mutex_lock(&box->lock);
-    box->holders++;
-    j->before = box->busy.before;
-    j->after = &box->busy;
-    j->before->after = j;
-    box->busy.before = j;
-    pthread_mutex_unlock(&box->lock);
-
-    pthread_mutex_lock(&pool.lock);
+/* Give jobs to the threads, a list of them in one go. 0, or -EAGAIN if there is no thread and none can be started; then
+   nothing was given. The caller has the GIL: one gives at a time. */
+static int pool_give(job *first, mailbox *box) {
+    job *j, *next, *top = NULL;
+    int count = 0, empty;
     if (pool.limit == 0) {
         long cores = sysconf(_SC_NPROCESSORS_ONLN);
+        sem_init(&pool.wake, 0, 0);
         pool.limit = cores < 2 ? 2 : cores > 4 ? 8 : (int)cores * 2;
     }
-    if (pool.idle == 0 && pool.threads - pool.endless < pool.limit && !pool_thread_start() &&
-            pool.threads == pool.endless) {
-        pthread_mutex_unlock(&pool.lock);
-        pthread_mutex_lock(&box->lock);
-        j->before->after = j->after;
-        j->after->before = j->before;
-        j->before = j->after = NULL;
-        box_drop(box);
-        return -EAGAIN;
+    for (j = first; j != NULL; j = j->next) count++;
+    while (pool_get(&pool.idle) + pool_get(&pool.starting) < count &&
+           pool_get(&pool.threads) - pool_get(&pool.endless) < pool.limit && pool_thread_start()) {}
+    if (pool_get(&pool.threads) <= pool_get(&pool.endless)) return -EAGAIN;
+    __atomic_add_fetch(&box->holders, count, __ATOMIC_RELAXED);
+    for (j = first; j != NULL; j = next) {
+        next = j->next;
+        j->box = box;
+        j->next = top;
+        top = j;
     }
-    if (pool.last == NULL) pool.first = j;
-    else pool.last->next = j;
-    pool.last = j;
-    if (pool.idle > 0) pthread_cond_signal(&pool.work);
-    pthread_mutex_unlock(&pool.lock);
+    job_push(&pool.incoming, top, first, &empty);
+    while (count-- > 0 && pool_claim()) sem_post(&pool.wake);
+    if (pool_get(&pool.threads) == 0 && !pool_thread_start()) {  /* the last one ended this very moment */
+        pthread_mutex_lock(&pool.lock);
+        while ((j = pool_take()) != NULL) pool_do(j);
+        pthread_mutex_unlock(&pool.lock);
+    }
     return 0;
 }
 
 /* Take a job back that no thread has begun. Whether it could be. */
 static int pool_take_back(job *j) {
     job *at, *before = NULL;
-    mailbox *box = j->box;
     pthread_mutex_lock(&pool.lock);
+    pool_gather();
     for (at = pool.first; at != NULL && at != j; at = at->next) before = at;
     if (at != NULL) {
         if (before == NULL) pool.first = j->next;
@@ -491,44 +610,24 @@ static int pool_take_back(job *j) {
         if (pool.last == j) pool.last = before;
     }
     pthread_mutex_unlock(&pool.lock);
-    if (at == NULL) return 0;
-    pthread_mutex_lock(&box->lock);
-    j->before->after = j->after;
-    j->after->before = j->before;
-    j->before = j->after = NULL;
-    box_drop(box);
-    return 1;
+    if (at != NULL) box_drop(j->box);
+    return at != NULL;
 }
 
-/* Wait until a job comes back, at most `seconds`, unless there is none under way or one is back already. */
+/* Wait until a job comes back, at most `seconds`. */
 static void box_wait(mailbox *box, double seconds) {
-    struct timespec until;
-    int late = 0;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += (time_t)seconds;
-    until.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
-    pthread_mutex_lock(&box->lock);
-    while (box->done == NULL && box->busy.after != &box->busy && !late)
-        late = pthread_cond_timedwait(&box->came, &box->lock, &until) != 0;
-    pthread_mutex_unlock(&box->lock);
+    struct pollfd one = {box->fd, POLLIN, 0};
+    poll(&one, 1, (int)(seconds * 1e3));
 }
 
 /* The loop lets go. Jobs still under way are given up: they never come back, and their memory must stay for ever. */
 static void box_close(mailbox *box) {
     pthread_mutex_lock(&box->lock);
     box->shut = 1;
-    while (box->busy.after != &box->busy) {
-        job *j = box->busy.after;
-        box->busy.after = j->after;
-        j->after->before = &box->busy;
-        j->before = j->after = NULL;
-    }
     close(box->fd);
     box->fd = -1;
+    pthread_mutex_unlock(&box->lock);
+    box_discard(box);
     box_drop(box);
 }
 

@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -28,25 +28,26 @@ _F = TypeVar("_F", bound=File[Any])
 class Opening(Generic[_F]):
     """What `noria.open` returns: await it for the file, or use it in `async with`, which closes the file as well."""
 
-    __slots__ = ("_file", "_start")
+    __slots__ = ("_file", "_how")
 
-    def __init__(self, start: Callable[[], Any]) -> None:
-        self._start = start
+    def __init__(self, *how: Any) -> None:
+        """how: what `_begin` takes."""
+        self._how = how
         self._file: _F | None = None
 
     def __await__(self) -> Generator[Any, Any, _F]:
-        return self._start().__await__()  # type: ignore[no-any-return]
+        return _begin(self, *self._how).__await__()
 
-    async def __aenter__(self) -> _F:
-        file: _F = await self._start()
-        self._file = file
-        return file
+    # No coroutines of their own around those that do it: there may be a thousand of them.
 
-    async def __aexit__(
+    def __aenter__(self) -> Coroutine[Any, Any, _F]:
+        return _begin(self, *self._how)
+
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         assert self._file is not None
-        await self._file.close()
+        return self._file.close()
 
 
 class _Mode:
@@ -162,9 +163,11 @@ def open(
         with io.TextIOWrapper(io.BytesIO(), encoding, errors, newline) as probe:
             encoding, errors = probe.encoding, probe.errors or "strict"
     else:
-        for value, what in ((encoding, "an encoding"), (errors, "an errors"), (newline, "a newline")):
-            if value is not None:
-                raise ValueError(f"binary mode doesn't take {what} argument")
+        if encoding is not None or errors is not None or newline is not None:
+            what = (
+                "an encoding" if encoding is not None else "an errors" if errors is not None else "a newline"
+            )
+            raise ValueError(f"binary mode doesn't take {what} argument")
         if buffering == 1:
             warnings.warn(
                 "line buffering (buffering=1) isn't supported in binary mode, the default buffer size will be used",
@@ -178,22 +181,57 @@ def open(
     elif not closefd:
         raise ValueError("Cannot use closefd=False with file name")
 
-    async def start() -> BinaryFile | TextFile:
-        if opener is None and not isinstance(file, int):
-            sys.audit("open", file, how.raw, how.flags | os.O_CLOEXEC)
-            descriptor, *found = await engine.open_path(file, how.flags, 0o666)
-            if stat.S_ISDIR(found[0]):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
-        else:
-            descriptor, found = await _other_descriptor(file, how, closefd, opener)
-        return _made(descriptor, found, file, mode, how, buffering, encoding, errors, newline)
+    return Opening(file, mode, how, buffering, encoding, errors, newline, closefd, opener)
 
-    return Opening(start)
+
+async def _begin(
+    opening: Opening[Any],
+    file: int | str | bytes,
+    mode: str,
+    how: _Mode,
+    buffering: int,
+    encoding: str | None,
+    errors: str | None,
+    newline: str | None,
+    closefd: bool,
+    opener: Opener | None,
+) -> Any:
+    if opener is None and not isinstance(file, int):
+        sys.audit("open", file, how.raw, how.flags | os.O_CLOEXEC)
+        descriptor, kind, size = await engine.open_path(file, how.flags, 0o666)
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
+        fresh = stat.S_ISREG(kind) and not how.append
+    else:
+        descriptor, kind, size = await _other_descriptor(file, how, closefd, opener)
+        fresh = False
+    # Nothing from here on waits: the file is open, and asking for its position does not touch it.
+    position = 0
+    if not fresh:
+        try:
+            position = os.lseek(descriptor.fd, 0, os.SEEK_END if how.append else os.SEEK_CUR)
+        except OSError:
+            position = -1
+    lines = buffering == 1
+    if buffering < 0 and stat.S_ISCHR(kind) and os.isatty(descriptor.fd):
+        lines = True
+    if buffering < 0 or buffering == 1:
+        buffering = BUFFER
+    binary = BinaryFile(
+        descriptor, kind, size, file, how.raw, how.readable, how.writable, how.append, buffering, position
+    )
+    if how.text:
+        assert encoding is not None
+        assert errors is not None
+        opening._file = TextFile(binary, encoding, errors, newline, lines, mode)
+    else:
+        opening._file = binary
+    return opening._file
 
 
 async def _other_descriptor(
     file: int | str | bytes, how: _Mode, closefd: bool, opener: Opener | None
-) -> tuple[engine.Descriptor, Sequence[int]]:
+) -> tuple[engine.Descriptor, int, int]:
     # The program's own, or its opener's.
     if isinstance(file, int):
         descriptor = engine.Descriptor(file, False)
@@ -210,44 +248,4 @@ async def _other_descriptor(
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
     if isinstance(file, int) and closefd:
         descriptor = engine.Descriptor(file, True)
-    return descriptor, (status.st_mode, status.st_size, status.st_blksize)
-
-
-def _made(
-    descriptor: engine.Descriptor,
-    found: Sequence[int],
-    name: int | str | bytes,
-    mode: str,
-    how: _Mode,
-    buffering: int,
-    encoding: str | None,
-    errors: str | None,
-    newline: str | None,
-) -> BinaryFile | TextFile:
-    # Nothing here waits: the file is open, and asking for its position does not touch it.
-    position = 0
-    fresh = isinstance(name, (str, bytes)) and stat.S_ISREG(found[0])
-    if how.append or not fresh:
-        try:
-            position = os.lseek(descriptor.fd, 0, os.SEEK_END if how.append else os.SEEK_CUR)
-        except OSError:
-            position = -1
-    lines = buffering == 1
-    if buffering < 0 and stat.S_ISCHR(found[0]) and os.isatty(descriptor.fd):
-        lines = True
-    binary = BinaryFile(
-        descriptor,
-        found,
-        name=name,
-        mode=how.raw,
-        readable=how.readable,
-        writable=how.writable,
-        append=how.append,
-        buffering=BUFFER if buffering < 0 or buffering == 1 else buffering,
-        position=position,
-    )
-    if not how.text:
-        return binary
-    assert encoding is not None
-    assert errors is not None
-    return TextFile(binary, encoding, errors, newline, lines, mode)
+    return descriptor, status.st_mode, status.st_size

@@ -87,7 +87,7 @@ def fdatasync(file: int | HasFileno, /) -> Awaitable[None]:
 
 async def read_bytes(path: AnyPath) -> bytes:
     """The file's content. Raises OSError. Source: pathlib.Path.read_bytes."""
-    descriptor, mode, size, _ = await engine.open_path(path, os.O_RDONLY, 0)
+    descriptor, mode, size = await engine.open_path(path, os.O_RDONLY, 0)
     if not _stat.S_ISREG(mode):
         if _stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
