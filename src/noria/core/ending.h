@@ -18,8 +18,8 @@ static PyStopIterationObject *noria_endings[16];
 static int noria_ending_count;
 
 static void noria_ending_dealloc(PyObject *o) {
-    PyStopIterationObject *stop = (PyStopIterationObject *)o;
 #if !defined(__SANITIZE_ADDRESS__) /* which is to see every free */
+    PyStopIterationObject *stop = (PyStopIterationObject *)o;
     if (noria_ending_count < 16 && stop->dict == NULL && stop->notes == NULL && stop->traceback == NULL &&
             stop->context == NULL && stop->cause == NULL && stop->args == noria_no_args) {
         PyObject *value = stop->value;
