@@ -356,7 +356,8 @@ cdef class StreamTransport(Layer):
         # connection_made, then start receiving, unless the protocol thought better of it.
         self.begun = True
         if self.reader == LAYER:
-            self.above.made(self)
+            above = self.above  # ours: see StreamTransport.read_up
+            above.made(self)
         elif not self.call(CONNECTION_MADE, <PyObject*>self, NULL):
             self.report("Exception in protocol.connection_made()")
         if self.life == OPEN and not self.paused and not self.ended:
@@ -409,13 +410,15 @@ cdef class StreamTransport(Layer):
 
     cdef int read_up(self) except -1:
         cdef char* where = NULL
+        # Our own reference: a nested run in a callback may end the connection, which lets the layer go.
+        cdef Layer above = self.above
         # A layer that fills its protocol's buffer may have to keep the rest of what it is given.
-        cdef Py_ssize_t n = self.driver.receive(self, &where, FOR_BUFFERED if self.above.reader == BUFFERED else 0)
+        cdef Py_ssize_t n = self.driver.receive(self, &where, FOR_BUFFERED if above.reader == BUFFERED else 0)
         if n <= 0:
             if n == 0:
                 return self.got_eof()
             return self.trouble(n, "Fatal read error on socket transport")
-        return self.above.received(where, n)
+        return above.received(where, n)
 
     cdef int read_into(self) except -1:
         cdef Py_buffer view
@@ -455,7 +458,8 @@ cdef class StreamTransport(Layer):
         self.ended = True
         self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
         if self.reader == LAYER:
-            if not self.above.ends():
+            above = self.above  # ours: see StreamTransport.read_up
+            if not above.ends():
                 self.close()
             return 0
         if not self.call(EOF_RECEIVED, NULL, &got):
@@ -690,7 +694,8 @@ cdef class StreamTransport(Layer):
             if n < asked:
                 break
         if self.reader == LAYER:
-            self.above.room()  # may bring more
+            above = self.above  # ours: see StreamTransport.read_up
+            above.room()  # may bring more
             if self.life >= LOST:
                 return 0
         if self.backlog == 0:
@@ -746,7 +751,8 @@ cdef class StreamTransport(Layer):
         if self.life != OPEN:
             return
         if self.reader == LAYER:
-            self.above.hurry()
+            above = self.above  # ours: see StreamTransport.read_up
+            above.hurry()
             if self.life != OPEN:
                 return
         self.life = CLOSING
@@ -794,7 +800,8 @@ cdef class StreamTransport(Layer):
         self.reason = None
         try:
             if self.reader == LAYER:
-                self.above.gone(reason)
+                above = self.above  # ours: see StreamTransport.read_up
+                above.gone(reason)
             elif not self.call(CONNECTION_LOST, <PyObject*>reason, NULL):
                 self.report("Exception in protocol.connection_lost()")
         finally:

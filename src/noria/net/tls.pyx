@@ -423,7 +423,8 @@ cdef class TLSTransport(Layer):
             text = <object>plain
             Py_XDECREF(plain)
             if self.reader == LAYER:
-                self.above.received(PyBytes_AS_STRING(text), got)
+                above = self.above  # ours: see StreamTransport.read_up
+                above.received(PyBytes_AS_STRING(text), got)
             elif self.reader == SINK:
                 sink = self.protocol
                 try:
@@ -720,7 +721,8 @@ cdef class TLSTransport(Layer):
             if self.below.unsent() == 0 and self.backlog:
                 self.write_out(False)
             if self.reader == LAYER:
-                self.above.room()
+                above = self.above  # ours: see StreamTransport.read_up
+                above.room()
             else:
                 self.relieve()
             if self.state == FLUSHING:
@@ -732,7 +734,8 @@ cdef class TLSTransport(Layer):
 
     cdef int hurry(self) except -1:
         if self.reader == LAYER and self.above is not None:
-            self.above.hurry()
+            above = self.above  # ours: see StreamTransport.read_up
+            above.hurry()
         if self.backlog:
             self.write_out(True)
         return 0
@@ -935,7 +938,8 @@ cdef class TLSTransport(Layer):
             return 0
         self.told = EOF
         if self.reader == LAYER:
-            self.above.ends()
+            above = self.above  # ours: see StreamTransport.read_up
+            above.ends()
             return 0
         if not self.call(EOF_RECEIVED, NULL, &result):
             return self.call_failed("Error calling eof_received()")
@@ -970,7 +974,8 @@ cdef class TLSTransport(Layer):
         reason = self.reason
         self.reason = None
         if self.reader == LAYER:
-            self.above.gone(reason)
+            above = self.above  # ours: see StreamTransport.read_up
+            above.gone(reason)
         elif not self.call(CONNECTION_LOST, <PyObject*>reason, NULL):
             self.report("Exception in protocol.connection_lost()")
         self.protocol = self.above = None
