@@ -74,7 +74,9 @@ async def test_writelines_takes_all_or_nothing() -> None:
         transport.writelines([b"abc", "def"])  # type: ignore[list-item]
     assert transport.get_write_buffer_size() == 0
     transport.writelines([b"abc", memoryview(b"abcdef")[::2]])
-    assert far.recv(100) == b"abcace"
+    far.setblocking(False)
+    # Not far.recv: on io_uring what is written leaves when the loop goes on.
+    assert await asyncio.get_running_loop().sock_recv(far, 100) == b"abcace"
     transport.close()
     far.close()
 

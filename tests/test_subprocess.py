@@ -28,9 +28,18 @@ CAT = "import sys, shutil; shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffe
 
 
 def children() -> list[int]:
-    """The children of this process, zombies included."""
+    """The children of this process, zombies included, but for those of other modules' tests."""
     found = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    return [int(pid) for pid in found]
+    return [int(pid) for pid in found if int(pid) not in _others]
+
+
+_others: set[int] = set()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def children_of_others() -> None:
+    """multiprocessing's resource tracker lives as long as the process that some test needed it in."""
+    _others.update(children())
 
 
 @pytest.fixture(autouse=True)

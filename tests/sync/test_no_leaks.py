@@ -412,7 +412,7 @@ async def leaves_nothing(piece: Piece, repeat: int = REPEAT) -> None:
             if not more:
                 break
         if not isinstance(asyncio.get_running_loop(), noria.Loop):
-            for kind in ("asyncio.events.TimerHandle", "_contextvars.Context"):
+            for kind in ("asyncio.events.TimerHandle", "_contextvars.Context", "traceback.FrameSummary"):
                 more.pop(kind, None)  # asyncio keeps timers that were cancelled until their time has come
         assert not more, more
         assert gc.collect() == 0
