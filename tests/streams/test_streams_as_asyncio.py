@@ -292,19 +292,24 @@ async def iterating_over_too_long_a_line(a: Account) -> None:
     a.note(aiter(reader) is reader)
 
 
+async def until(a: Account, separator: Any) -> None:
+    """What readuntil says of a short stream that has ended."""
+    reader = a.reader(limit=8)
+    reader.feed_data(b"xxab\nyy")
+    reader.feed_eof()
+    try:
+        got = await reader.readuntil(separator)
+    except (ValueError, asyncio.IncompleteReadError) as error:
+        got = repr(error)
+    except TypeError:
+        got = "TypeError"
+    a.note(separator, got, bytes(reader._buffer))
+
+
 @case
 async def separators(a: Account) -> None:
     for separator in (b"\n", b"ab", b"", bytearray(b"ab"), memoryview(b"ab"), "x", 5, None):
-        reader = a.reader(limit=8)
-        reader.feed_data(b"xxab\nyy")
-        reader.feed_eof()
-        try:
-            got = await reader.readuntil(separator)
-        except (ValueError, asyncio.IncompleteReadError) as error:
-            got = repr(error)
-        except TypeError:
-            got = "TypeError"
-        a.note(separator, got, bytes(reader._buffer))
+        await until(a, separator)
 
 
 @case
@@ -313,16 +318,7 @@ async def several_separators(a: Account) -> None:
         (b"\n",), (b"ab", b"b"), (b"b", b"ab"), (b"xab", b"ab"), (b"zz", b"\n"), (b"", b"a"), (), (b"zz", b"yyyy"),
         (b"a", "b"),
     ):  # fmt: skip
-        reader = a.reader(limit=8)
-        reader.feed_data(b"xxab\nyy")
-        reader.feed_eof()
-        try:
-            got = await reader.readuntil(separator)
-        except (ValueError, asyncio.IncompleteReadError) as error:
-            got = repr(error)
-        except TypeError:
-            got = "TypeError"
-        a.note(separator, got, bytes(reader._buffer))
+        await until(a, separator)
 
 
 @case
