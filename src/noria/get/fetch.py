@@ -498,8 +498,7 @@ class Fetcher:
         most = self.settings.max_size
 
         async def tell(size: int) -> None:
-            transfer.received += size
-            self.activity.received += size
+            self._arrived(transfer, size)
 
         if decoder is None and total is not None and not self._is_paced():
             await self.receivers.receive(response, sink, have, total - have, tell)
@@ -508,8 +507,7 @@ class Fetcher:
         try:
             while data := await response.content.readany():
                 taken += len(data)
-                transfer.received += len(data)
-                self.activity.received += len(data)
+                self._arrived(transfer, len(data))
                 if total is not None and taken > total:
                     raise Failure(f"more than the {total} bytes declared arrived", again=True, kind="length")
                 full = False
@@ -533,6 +531,11 @@ class Fetcher:
             raise Failure(
                 f"{have + sink.received} bytes received, and {job.target.size} expected", kind="length"
             )
+
+    def _arrived(self, transfer: Transfer, size: int) -> None:
+        """So many more bytes of a body are here: for whoever looks on."""
+        transfer.received += size
+        self.activity.received += size
 
     def _is_paced(self) -> bool:
         """Whether there is a rate to keep to."""
@@ -730,8 +733,7 @@ class Fetcher:
         before = segment[2]
 
         async def tell(come: int) -> None:
-            transfer.received += come
-            self.activity.received += come
+            self._arrived(transfer, come)
             await self._note(job, segment, before + sink.written, saved)
 
         if not self._is_paced():
@@ -742,8 +744,7 @@ class Fetcher:
                 if not data:
                     break
                 data = data[: size - sink.received]
-                transfer.received += len(data)
-                self.activity.received += len(data)
+                self._arrived(transfer, len(data))
                 if sink.add(data):
                     await sink.write()
                     await self._note(job, segment, before + sink.written, saved)
