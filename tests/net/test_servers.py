@@ -362,6 +362,56 @@ noria.run(asyncio.wait_for(main(), 20))
     assert done.stdout == "survived\n", done.stderr
 
 
+def test_processes_that_share_a_socket_share_its_connections() -> None:
+    # As servers with several workers do. Each is busy for a while with every connection; were one asked by the kernel all
+    # the same, the others would have nothing to do.
+    done = python(
+        """
+import asyncio, collections, noria, os, signal, socket, threading, time
+
+listening = socket.create_server(("127.0.0.1", 0), backlog=100)
+
+class Worker(asyncio.Protocol):
+    def connection_made(self, transport):
+        time.sleep(0.02)
+        transport.write(b"%d" % os.getpid())
+        transport.close()
+
+async def serve():
+    server = await asyncio.get_running_loop().create_server(Worker, sock=listening)
+    await server.serve_forever()
+
+workers = []
+for _ in range(3):
+    pid = os.fork()
+    if pid == 0:
+        noria.run(serve())
+    workers.append(pid)
+
+served = collections.Counter()
+
+def client():
+    with socket.create_connection(listening.getsockname(), timeout=20) as sock:
+        served[sock.recv(100)] += 1
+
+try:
+    clients = [threading.Thread(target=client) for _ in range(45)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join()
+finally:
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+assert sum(served.values()) == 45, served
+assert len(served) == 3, served
+print("shared")
+"""
+    )
+    assert done.stdout == "shared\n", done.stderr
+
+
 @on_noria
 async def test_cancelling_create_server_leaves_nothing_listening() -> None:
     loop = loop_()

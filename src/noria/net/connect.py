@@ -403,6 +403,7 @@ class Connecting(SocketCalls):
             ssl_handshake_timeout,
             ssl_shutdown_timeout,
             start_serving,
+            shared=sock is not None,
         )
 
     def _bind_all(
@@ -519,6 +520,7 @@ class Connecting(SocketCalls):
             ssl_shutdown_timeout,
             start_serving,
             on_close,
+            shared=path is None,
         )
 
     async def _serve(
@@ -531,6 +533,7 @@ class Connecting(SocketCalls):
         shutdown_timeout: float | None,
         start_serving: bool,
         on_close: Callable[[], None] | None = None,
+        shared: bool = False,
     ) -> Server:
         wrap = None
         if context is not None:
@@ -547,7 +550,7 @@ class Connecting(SocketCalls):
                     ssl_shutdown_timeout=shutdown_timeout,
                 )
 
-        server = Server(self, sockets, factory, backlog, wrap, on_close)
+        server = Server(self, sockets, factory, backlog, wrap, on_close, shared)
         if start_serving:
             try:
                 await server.start_serving()

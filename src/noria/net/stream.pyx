@@ -30,7 +30,7 @@ from noria.core.capi cimport (
     enter_context, noria_take_exception,
 )
 from noria.core.wheel cimport Ready, Wheel, push
-from noria.io.driver cimport LISTENER, STREAM, WANT_IN, WANT_OUT, Channel, IODriver
+from noria.io.driver cimport ANY, LISTENER, STREAM, WANT_IN, WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
     AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, SHUT_WR, close,
     getpeername, getsockname, inet_ntop, iovec, ntohl, ntohs, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
@@ -961,7 +961,7 @@ cdef class Listener(Channel):
     def __cinit__(self):
         self.closed = True
 
-    def __init__(self, Wheel loop not None, sock, factory, server, int backlog, wrap=None):
+    def __init__(self, Wheel loop not None, sock, factory, server, int backlog, wrap=None, bint shared=False):
         self.loop = loop
         self.driver = <IODriver>loop.driver
         self.sock = sock
@@ -972,7 +972,9 @@ cdef class Listener(Channel):
         self.wrap = wrap
         self.context = PyContext_CopyCurrent()
         self.fd = sock.fileno()
-        self.kind = LISTENER
+        # Other processes may accept from a socket that the program brought (a server that forks, or is replaced). An
+        # accept in a ring would take all connections from them, and also while this process is busy.
+        self.kind = ANY if shared else LISTENER
         loop.check_open()
         self.closed = False
 
