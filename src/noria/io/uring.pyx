@@ -32,7 +32,8 @@ is what counts. Thus no submission names a descriptor that has been closed since
 A channel with operations in flight is referenced until the last of them has completed, whatever became of it: their
 user data is its address.
 
-The ring is made for one thread (SINGLE_ISSUER): the one that runs the loop first. If another one runs it later a new
+The ring is made when the first connection or listener is watched: a loop without any costs no more than on epoll. It is
+made for one thread (SINGLE_ISSUER): the one that runs the loop then. If another one runs it later a new
 ring is made; what was in flight in the old one has either completed or had no effect (DEFER_TASKRUN: the kernel works
 on it only while that thread asks). If no ring can be had any more, the driver goes on as the epoll driver.
 """
@@ -58,7 +59,7 @@ from noria.io.ring cimport (
     noria_ring_submit, noria_ring_tell, noria_ring_telling, noria_ring_waiting, noria_sqe,
 )
 from noria.io.sys cimport (
-    EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE, ENFILE, ENOBUFS, ENOSYS, EPOLLET,
+    EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, ENOBUFS, ENOSYS, EPOLLET,
     EPOLLIN, EPOLL_CTL_DEL, ETIME, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl,
     epoll_event, errno, eventfd, getpeername, iovec, sockaddr, sockaddr_storage, socklen_t,
 )
@@ -134,21 +135,6 @@ cdef class UringDriver(EpollDriver):
         self.bell = -1
         self.posting = True
 
-    def __init__(self):
-        cdef int error
-        EpollDriver.__init__(self)
-        error = open_ring(&self.uring, &self.buffers)
-        if error in (-EMFILE, -ENFILE):
-            raise OSError(-error, os.strerror(-error))
-        if error < 0:
-            self.hopeless = True
-            self.posting = False
-            return
-        self.bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        if self.bell < 0:
-            raise OSError(errno, os.strerror(errno))
-        self.watch_other(self.bell, <uint32_t>EPOLLIN | <uint32_t>EPOLLET, BESIDE)  # so it need not be read
-
     def __dealloc__(self):
         self.shut()
 
@@ -193,6 +179,14 @@ cdef class UringDriver(EpollDriver):
             return False
         if self.owner != 0:
             self.renew_ring()
+        if self.bell < 0:
+            self.bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+            if self.bell < 0:
+                return self.give_up()
+            try:
+                self.watch_other(self.bell, <uint32_t>EPOLLIN | <uint32_t>EPOLLET, BESIDE)  # so it need not be read
+            except OSError:
+                return self.give_up()
         if self.uring.fd < 0 and open_ring(&self.uring, &self.buffers) < 0:
             return self.give_up()
         if noria_ring_enable(&self.uring) < 0 or noria_ring_tell(&self.uring, self.bell) < 0:
