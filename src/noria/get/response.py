@@ -116,9 +116,6 @@ class LeanResponse:
         connection = self._connection
         if connection is None or self._left < 1 or connection.origin.tls:
             return None
-        # A receive that the kernel has in its queue may still take bytes.
-        if getattr(getattr(connection.loop, "_driver", None), "name", "") == "io_uring":
-            return None
         sock: socket.socket | None = connection.transport.get_extra_info("socket")
         if sock is None:
             return None

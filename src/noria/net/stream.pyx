@@ -350,6 +350,14 @@ cdef class StreamTransport(Layer):
         """Whether bytes that count as sent are still on their way to the kernel."""
         return self.aloft != 0
 
+    def _receive_when_asked(self):
+        """From connection_made() on: have nothing received before it is asked for.
+
+        While such a transport is paused its socket may be read by somebody else, who misses nothing.
+        """
+        if not self.watched:
+            self.kind = ANY
+
     # Opening.
 
     cdef int begin(self) except -1:
