@@ -20,9 +20,9 @@ _T = TypeVar("_T")
 class Loop(CoreLoop, Connecting, Endpoints, Children, Signals, Housekeeping):
     """noria's event loop, an asyncio.AbstractEventLoop.
 
-    driver: "epoll", "io_uring", or None to take the environment variable NORIA_DRIVER or else the default, epoll. Where
-    the kernel does not allow io_uring the loop gets epoll (`noria info` tells why). Raises ValueError for a driver
-    there is not.
+    driver: "epoll", "io_uring", or None to take the environment variable NORIA_DRIVER or else the default: io_uring
+    where the kernel allows it and is Linux 6.12 or newer, else epoll (`noria info` tells which, and why). Where
+    io_uring is asked for and not allowed the loop gets epoll. Raises ValueError for a driver there is not.
     """
 
     # Kept out of the instance's dict, which stays unmade until a program sets an attribute of its own: the interpreter

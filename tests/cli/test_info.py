@@ -58,11 +58,23 @@ def test_limits() -> None:
 
 
 def test_the_driver_is_the_one_that_a_loop_gets_and_why() -> None:
-    assert info()["driver"] == "epoll (the default)"
     assert info(driver="epoll")["driver"] == "epoll (asked for by NORIA_DRIVER)"
     assert info(driver="kqueue")["driver"] == (
         "none: there is no driver 'kqueue' (asked for by NORIA_DRIVER); choose one of: epoll, io_uring"
     )
+
+
+@needs_ring
+def test_the_default_is_io_uring_on_the_kernels_it_was_measured_on() -> None:
+    if tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 12):
+        assert info()["driver"] == "io_uring (the default)"
+    old = "import noria.io.choice as c, noria.io.uring as u\nfound = u.probe()\n" + (
+        "c.probe = lambda: (*found[:2], found[2] & ~(1 << 15), found[3])"  # as an older kernel answers
+    )
+    assert info(before=old)["driver"] == (
+        "epoll (io_uring is the default, but only since Linux 6.12: on older kernels it must be asked for)"
+    )
+    assert info(driver="io_uring", before=old)["driver"] == "io_uring (asked for by NORIA_DRIVER)"
 
 
 @needs_ring
@@ -86,6 +98,8 @@ def test_where_io_uring_is_refused_it_says_so_and_which_driver_serves_instead() 
         "epoll (io_uring is asked for by NORIA_DRIVER, but the system refuses it ("
     )
     assert "  setup" not in said
+    said = info(before=DENY + "\ndeny()")
+    assert said["driver"].startswith("epoll (io_uring is the default, but the system refuses it (")
 
 
 @pytest.mark.parametrize("refusing", [False, True])

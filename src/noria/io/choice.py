@@ -1,8 +1,9 @@
 """Which driver a loop gets, and why.
 
-Asked for by name (`noria.Loop(driver=...)`, else the environment variable NORIA_DRIVER), or the default. Where io_uring
-is asked for and cannot be had, the loop gets epoll: containers commonly refuse it. The reason is logged at debug level,
-and `noria info` prints it.
+Asked for by name (`noria.Loop(driver=...)`, else the environment variable NORIA_DRIVER), or the default: io_uring where
+the system allows it and the kernel is as new as those it was measured on, else epoll. Where io_uring is asked for and
+cannot be had, the loop gets epoll too: containers commonly refuse it. The reason is logged at debug level, and `noria
+info` prints it.
 
 Leaves to others: what happens if a ring is refused to a loop after the first was granted (uring.pyx).
 """
@@ -17,10 +18,12 @@ from asyncio.log import logger
 from noria.io.epoll import EpollDriver
 from noria.io.uring import UringDriver, probe
 
-DEFAULT = "epoll"
 DRIVERS: dict[str, type[EpollDriver]] = {"epoll": EpollDriver, "io_uring": UringDriver}
+MEASURED = 1 << 15  # IORING_FEAT_MIN_TIMEOUT: a kernel since Linux 6.12. On older ones nobody has measured the driver
 
-_usable = False  # found once; what the kernel grants it seldom takes back
+# Found once: what the kernel grants it seldom takes back.
+_usable = False
+_features = 0
 
 
 def choose(name: str | None = None) -> tuple[type[EpollDriver], str]:
@@ -29,13 +32,15 @@ def choose(name: str | None = None) -> tuple[type[EpollDriver], str]:
     name: "epoll" or "io_uring"; None: what NORIA_DRIVER says, or the default. Raises ValueError for any other.
     """
     asked = name or os.environ.get("NORIA_DRIVER")
-    chosen = asked or DEFAULT
+    chosen = asked or "io_uring"
     if chosen not in DRIVERS:
         where = "" if name else " (asked for by NORIA_DRIVER)"
         raise ValueError(f"there is no driver {chosen!r}{where}; choose one of: {', '.join(DRIVERS)}")
     why = "asked for" if name else "asked for by NORIA_DRIVER" if asked else "the default"
     if chosen == "io_uring":
         refused = refusal()
+        if refused is None and not asked and not _features & MEASURED:
+            refused = "only since Linux 6.12: on older kernels it must be asked for"
         if refused is not None:
             chosen, why = "epoll", f"io_uring is {why}, but {refused}"
     logger.debug("noria: driver %s: %s", chosen, why)
@@ -44,10 +49,10 @@ def choose(name: str | None = None) -> tuple[type[EpollDriver], str]:
 
 def refusal() -> str | None:
     """Why io_uring cannot be used here, or None if it can."""
-    global _usable
+    global _usable, _features
     if _usable:
         return None
-    error = probe()[0]
+    error, _, _features, _ = probe()
     if not error:
         _usable = True
         return None
