@@ -19,7 +19,9 @@ from noria.io.epoll import EpollDriver
 from noria.io.uring import UringDriver, probe
 
 DRIVERS: dict[str, type[EpollDriver]] = {"epoll": EpollDriver, "io_uring": UringDriver}
-MEASURED = 1 << 15  # IORING_FEAT_MIN_TIMEOUT: a kernel since Linux 6.12. On older ones nobody has measured the driver
+MEASURED = (
+    1 << 15
+)  # IORING_FEAT_MIN_TIMEOUT: a kernel since Linux 6.12. On older ones nobody has measured the driver
 
 # Found once: what the kernel grants it seldom takes back.
 _usable = False

@@ -61,7 +61,7 @@ from noria.io.ring cimport (
 from noria.io.sys cimport (
     EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, ENOBUFS, ENOSYS, EPOLLET,
     EPOLLIN, EPOLL_CTL_DEL, ETIME, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl,
-    epoll_event, errno, eventfd, getpeername, iovec, sockaddr, sockaddr_storage, socklen_t,
+    epoll_event, eventfd, getpeername, iovec, sockaddr, sockaddr_storage, socklen_t,
 )
 
 import os

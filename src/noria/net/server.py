@@ -67,7 +67,9 @@ class Server(asyncio.AbstractServer):
         self._serving = True
         for sock in self._sockets:
             sock.listen(self._backlog)
-            listener = Listener(self._loop, sock, self._factory, self, self._backlog, self._wrap, self._shared)
+            listener = Listener(
+                self._loop, sock, self._factory, self, self._backlog, self._wrap, self._shared
+            )
             self._listeners.append(listener)
             listener.start()
 
