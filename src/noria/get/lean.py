@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from noria.get.failures import Failure, os_reason, printable
 from noria.get.redirects import STATUSES
 from noria.get.wire import Connection, Watch
+from noria.net.resolve import numeric
 
 if TYPE_CHECKING:
     import aiohttp
@@ -213,7 +214,7 @@ class LeanSession:
 
         # Only where there may be several addresses: asyncio's own race of attempts can leave a socket open if it is
         # cancelled at the moment when one has connected.
-        delay = None if _is_address(origin.host) else 0.25
+        delay = None if numeric(origin.host) else 0.25
         try:
             opening = self._loop.create_connection(
                 connection, origin.host, origin.port, happy_eyeballs_delay=delay, **arguments
@@ -222,17 +223,6 @@ class LeanSession:
             opening = self._loop.create_connection(connection, origin.host, origin.port, **arguments)
         _, protocol = await opening
         return protocol
-
-
-def _is_address(host: str) -> bool:
-    """Whether `host` is an address written in numbers."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host)
-        except (OSError, ValueError):
-            continue
-        return True
-    return False
 
 
 async def _answer(connection: Connection, head: bytes, url: "URL") -> "LeanResponse":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from typing import Any
 
@@ -30,14 +29,26 @@ def literal(
         return None  # the name of a service: /etc/services
     if not (port is None or isinstance(port, int | str)):
         return None
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
+    if not numeric(host.partition("%")[0]):
         return None
     try:
         return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
         return None
+
+
+def numeric(host: str) -> bool:
+    """Whether it is an IPv4 or IPv6 address written in numbers, in the form of inet_pton(3).
+
+    getaddrinfo takes more for one ("127.1", "0x7f000001"), which is left to it.
+    """
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, ValueError):  # ValueError: a NUL, or what UTF-8 cannot write
+            continue
+        return True
+    return False
 
 
 class Resolving(asyncio.AbstractEventLoop):
