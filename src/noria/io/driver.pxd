@@ -33,6 +33,7 @@ cdef class Channel(Ready):
     cdef bint sending            # the posted bytes are in the ring
     cdef bint dirty              # on its list of those to look at before it asks the kernel
     cdef bint bulk               # receives so much that it is done by readiness
+    cdef bint bare               # its descriptor may be used by others: likewise, and for good
     cdef bint over               # it came to an end, with `result`: 0 (of the stream) or -errno
     cdef bint late               # its place in the ready queue is to be taken once more, behind what has come meanwhile
     cdef unsigned int told       # the driver's turn in which bytes were delivered last
@@ -72,6 +73,8 @@ cdef class IODriver(Driver):
     cdef bint post(self, Channel channel, bytes data) except -1
     # Take back what was posted and is not on its way yet: bytes, or None.
     cdef object unpost(self, Channel channel)
+    # Somebody else may use the descriptor from now on: do nothing of its own accord with it any more.
+    cdef int lay_bare(self, Channel channel) except -1
     # Receive up to `room` datagrams into buffers of the driver's own, valid until the next call: their count, or
     # -errno. Each has room for the largest that IP can carry.
     cdef int receive_many(self, Channel channel, mmsghdr** messages, int room) noexcept

@@ -44,7 +44,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
-from noria.core.capi cimport PyErr_CheckSignals, PyThread_get_thread_ident
+from noria.core.capi cimport NORIA_SLICE, PyErr_CheckSignals, PyThread_get_thread_ident, noria_ticks
 from noria.core.wheel cimport push
 from noria.io.driver cimport ANY, LISTENER, STREAM, WANT_IN, Channel
 from noria.io.epoll cimport BATCH, BESIDE, EpollDriver
@@ -58,12 +58,13 @@ from noria.io.ring cimport (
     noria_ring_submit, noria_ring_tell, noria_ring_telling, noria_ring_waiting, noria_sqe,
 )
 from noria.io.sys cimport (
-    EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, EMFILE, ENFILE, ENOBUFS, ENOSYS, EPOLLET,
+    EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, ENOBUFS, ENOSYS, EPOLLET,
     EPOLLIN, EPOLL_CTL_DEL, ETIME, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl,
     epoll_event, errno, eventfd, getpeername, iovec, sockaddr, sockaddr_storage, socklen_t,
 )
 
 import os
+from asyncio.log import logger
 
 cdef enum:
     SUBMISSIONS = 128
@@ -72,6 +73,7 @@ cdef enum:
     # Of each. Not a power of two apart, or all would share a few cache lines.
     BUFFER_SIZE = 4 * 1024 + 64
     SMALL = 16                   # receptions that end `bulk`
+    KEPT = 16 * 1024             # bytes kept for one connection by which the ring is to bring it no more
     # Completions by which there may be more: the kernel does what it put off (DEFER_TASKRUN) twenty at a time
     # (IO_LOCAL_TW_DEFAULT_MAX in its io_uring.c), and some of it completes nothing.
     SOME = 8
@@ -126,6 +128,7 @@ cdef class UringDriver(EpollDriver):
     cdef Py_ssize_t first_dirty
     cdef Py_ssize_t end_dirty
     cdef Py_ssize_t dirty_room
+    cdef char* spent             # what was kept for a channel, as receive() gave it last
 
     name = "io_uring"
 
@@ -138,15 +141,16 @@ cdef class UringDriver(EpollDriver):
         cdef int error
         EpollDriver.__init__(self)
         error = open_ring(&self.uring, &self.buffers)
-        if error in (-EMFILE, -ENFILE):
-            raise OSError(-error, os.strerror(-error))
+        if error == 0:
+            self.bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+            if self.bell < 0:
+                error = -errno
+                self.drop_ring()
         if error < 0:
+            logger.debug("noria: a loop goes without io_uring: %s", os.strerror(-error))
             self.hopeless = True
             self.posting = False
             return
-        self.bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        if self.bell < 0:
-            raise OSError(errno, os.strerror(errno))
         self.watch_other(self.bell, <uint32_t>EPOLLIN | <uint32_t>EPOLLET, BESIDE)  # so it need not be read
 
     def __dealloc__(self):
@@ -269,6 +273,8 @@ cdef class UringDriver(EpollDriver):
         free(self.unsettled)
         self.unsettled = NULL
         self.dirty_room = 0
+        free(self.spent)
+        self.spent = NULL
         return EpollDriver.shut(self)
 
     cdef int cancel_all(self) except -1:
@@ -330,7 +336,9 @@ cdef class UringDriver(EpollDriver):
         self.unsettled[self.end_dirty] = <PyObject*>channel
         self.end_dirty += 1
         channel.dirty = True
-        self.due = True
+        if not self.due:
+            self.due = True
+            self.due_since = noria_ticks()
         return 0
 
     cdef int takes_off(self, Channel channel) except -1:
@@ -469,6 +477,15 @@ cdef class UringDriver(EpollDriver):
                 self.reap(True)
                 if noria_ring_enter(&self.uring, 0, 0) < 0:
                     break
+        self.due_since = noria_ticks()  # if some is left, not before the next time
+        return 0
+
+    cdef int hasten(self) except -1:
+        if self.have_ring():
+            if self.end_dirty - self.first_dirty == 1:
+                self.send_alone(<Channel>self.unsettled[self.first_dirty])
+            self.flush()
+            self.reap(True)  # a connection whose bytes count as on their way could post no more
         return 0
 
     # Waiting.
@@ -581,6 +598,8 @@ cdef class UringDriver(EpollDriver):
                 self.came(channel, done.res, done.flags, defer)
             else:
                 self.caller(channel, done.res, defer)
+            if self.due and noria_ticks() - self.due_since > NORIA_SLICE:
+                self.flush()
 
     cdef int sent_off(self, Channel channel, Py_ssize_t n) except -1:
         data = channel.posted
@@ -643,6 +662,8 @@ cdef class UringDriver(EpollDriver):
         if (defer or channel.queued or self.wheel.debug or not channel.wants & WANT_IN
                 or channel.here_size or channel.kept_from != channel.kept_to):
             self.keep(channel, data, n, False)
+            if channel.kept_to - channel.kept_from > KEPT:
+                self.touch(channel)  # it takes less than comes: the peer is to notice
             if channel.wants & WANT_IN:
                 self.again(channel)
             else:
@@ -668,15 +689,17 @@ cdef class UringDriver(EpollDriver):
     cdef int keep(self, Channel channel, char* data, Py_ssize_t n, bint before) except -1:
         # A copy, behind what is kept already, or before it.
         cdef Py_ssize_t size = channel.kept_to - channel.kept_from
+        cdef Py_ssize_t room
         cdef char* more
         if channel.kept_to + n > channel.kept_room or before:
-            more = <char*>malloc(2 * (size + n))
+            room = 2 * (size + n) if size else n
+            more = <char*>malloc(room)
             if more == NULL:
                 raise MemoryError
             memcpy(more + (n if before else 0), channel.kept + channel.kept_from, size)
             free(channel.kept)
             channel.kept = more
-            channel.kept_room = 2 * (size + n)
+            channel.kept_room = room
             channel.kept_from = 0
             channel.kept_to = size
             if before:
@@ -709,7 +732,8 @@ cdef class UringDriver(EpollDriver):
                 return 0
             self.clear_place(channel.fd)
             self.take_in(channel)
-            channel.bulk = channel.over = False
+            channel.bulk = channel.bare
+            channel.over = False
         channel.wants = wants
         if (wants ^ old) & WANT_IN:
             if wants & WANT_IN and (channel.kept_from != channel.kept_to or channel.over):
@@ -780,7 +804,10 @@ cdef class UringDriver(EpollDriver):
                 n = room
             channel.kept_from += n
             if channel.kept_from == channel.kept_to:
-                channel.kept_from = channel.kept_to = 0  # its place stays valid until the next call
+                free(self.spent)
+                self.spent = channel.kept  # it stays valid until the next call
+                channel.kept = NULL
+                channel.kept_from = channel.kept_to = channel.kept_room = 0
         elif channel.over:
             return channel.result
         elif channel.bulk and channel.reading == IDLE or self.hopeless:
@@ -809,6 +836,8 @@ cdef class UringDriver(EpollDriver):
         return n
 
     cdef int lighten(self, Channel channel) noexcept:
+        if channel.bare:
+            return 0
         try:
             channel.bulk = False
             self.arm(channel, channel.wants)
@@ -836,6 +865,18 @@ cdef class UringDriver(EpollDriver):
         else:
             channel.posted = [channel.posted, data]
         return True
+
+    cdef int lay_bare(self, Channel channel) except -1:
+        if channel.kind != STREAM or channel.bare or self.abandoned:
+            return 0
+        channel.bare = True
+        if not channel.bulk:
+            channel.bulk = True
+            channel.small = 0
+            self.touch(channel)
+        if channel.reading == ARMED and self.owner == PyThread_get_thread_ident():
+            self.flush()  # from now on the ring takes nothing from it
+        return 0
 
     cdef object unpost(self, Channel channel):
         data = channel.posted
@@ -883,6 +924,10 @@ def probe():
         return -error, 0, 0, ()
     flags, features = ring.flags, ring.features
     error = noria_ring_probe(&ring, known)
+    if error >= 0:
+        error = noria_ring_enable(&ring)
+    if error >= 0:
+        error = noria_ring_enter(&ring, 0, 0)  # what may be made may not always be used
     noria_ring_close(&ring)
     noria_buffers_free(&buffers)
     if error < 0:

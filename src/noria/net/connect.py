@@ -607,7 +607,7 @@ class Connecting(SocketCalls):
             await asyncio.sleep(0)
         transport._hold_writes(True)
         try:
-            with transport.get_extra_info("socket").dup() as sock:
+            with transport.get_extra_info("socket")._sock.dup() as sock:
                 sock.setblocking(False)
                 return await self._sendfile_by_kernel(
                     sock, file, offset, count, lambda: drained.wait(partial(self._when_writable, sock))

@@ -44,6 +44,7 @@ import asyncio.trsock
 import os
 import socket
 import warnings
+import weakref
 from asyncio.log import logger
 
 cdef enum:
@@ -326,6 +327,46 @@ cdef class Layer(Channel):
         raise NotImplementedError
 
 
+class Socket(asyncio.trsock.TransportSocket):
+    """The socket object of a connection: its transport knows when the program lays hands on the descriptor."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, sock, transport):
+        super().__init__(sock)
+        self._transport = weakref.ref(transport)
+
+    def fileno(self):
+        """The descriptor's number."""
+        lay_bare(self._transport())
+        return self._sock.fileno()
+
+    def dup(self):
+        """A socket.socket of a duplicate of the descriptor."""
+        lay_bare(self._transport())
+        return self._sock.dup()
+
+    def shutdown(self, how):
+        """Close one half of the connection or both: shutdown(2). What was written goes out before."""
+        send_posted(self._transport())
+        self._sock.shutdown(how)
+
+    def __repr__(self):
+        return repr(asyncio.trsock.TransportSocket(self._sock))
+
+
+cdef int lay_bare(StreamTransport transport) except -1:
+    if transport is not None:
+        transport.lay_bare()
+    return 0
+
+
+cdef int send_posted(StreamTransport transport) except -1:
+    if transport is not None:
+        transport.send_posted()
+    return 0
+
+
 cdef class StreamTransport(Layer):
     """A TCP or Unix-domain connection. Made by the loop's create_connection, create_server and their kin."""
 
@@ -600,7 +641,8 @@ cdef class StreamTransport(Layer):
         # Let the driver send it together with what else this turn sends. It counts as sent: what the kernel then does
         # not take comes back and is queued. False: not now. When nobody runs the loop, or it sleeps while another
         # thread writes (which is that thread's mistake), the bytes would wait.
-        if self.kind != STREAM or self.loop.thread == 0 or self.loop.asleep or not self.driver.post(self, data):
+        if (self.kind != STREAM or self.bare or self.loop.thread == 0 or self.loop.asleep
+                or not self.driver.post(self, data)):
             return False
         self.aloft += PyBytes_GET_SIZE(data)
         return True
@@ -648,6 +690,21 @@ cdef class StreamTransport(Layer):
         data = self.driver.unpost(self)
         if data is not None and self.came_down(data, self.send_one(data)):
             self.emptied()
+        return 0
+
+    cdef int send_posted(self) except -1:
+        # Send at once what is posted, as something follows that is not ours to order.
+        if self.aloft and not self.driver.abandoned:
+            self.recall()
+            if self.backlog and self.life < LOST and not self.wants & WANT_OUT:
+                self.await_room()
+        return 0
+
+    cdef int lay_bare(self) except -1:
+        # The program asked for the descriptor: what it does with it comes behind what it wrote, and finds what has not
+        # been told yet.
+        self.send_posted()
+        self.driver.lay_bare(self)
         return 0
 
     cdef Py_ssize_t send_one(self, bytes data) noexcept:
@@ -715,6 +772,9 @@ cdef class StreamTransport(Layer):
         """Close the sending half once everything written has gone out."""
         if self.life != OPEN or self.eof:
             return
+        self.send_posted()
+        if self.life != OPEN:
+            return
         self.eof = True
         if self.backlog == 0 and self.aloft == 0 and not self.driver.abandoned:  # it would end the parent's connection
             shutdown(self.fd, SHUT_WR)
@@ -753,8 +813,9 @@ cdef class StreamTransport(Layer):
         if self.reader == LAYER:
             above = self.above  # ours: see StreamTransport.read_up
             above.hurry()
-            if self.life != OPEN:
-                return
+        self.send_posted()
+        if self.life != OPEN:
+            return
         self.life = CLOSING
         self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
         if self.backlog == 0 and self.aloft == 0:
@@ -880,7 +941,7 @@ cdef class StreamTransport(Layer):
                 self.sock = socket.socket(fileno=self.fd)
             if self.sock is None:
                 return default
-            found = asyncio.trsock.TransportSocket(self.sock)
+            found = Socket(self.sock, self)
             self.extra_info()["socket"] = found
             return found
         if name == "peername":
