@@ -1,6 +1,7 @@
 # isinstance(transport, asyncio.Transport) holds by `__class__`, so to a type checker the class derives from asyncio's.
 
 import asyncio
+import asyncio.trsock
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +19,12 @@ class Layer(Channel):
     def get_protocol(self) -> asyncio.BaseProtocol: ...
     # For the transports that stand on it.
     def _is_choked(self) -> bool: ...
+
+class Socket(asyncio.trsock.TransportSocket):
+    def __init__(self, sock: socket.socket, transport: StreamTransport) -> None: ...
+    def fileno(self) -> int: ...
+    def dup(self) -> socket.socket: ...
+    def shutdown(self, how: int) -> None: ...
 
 class StreamTransport(Layer, asyncio.Transport):
     _start_tls_compatible: bool
