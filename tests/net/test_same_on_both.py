@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -360,3 +361,23 @@ def test_a_loop_is_made_with_the_descriptors_that_epoll_needs(driver: str) -> No
     assert done.returncode == 0, done.stderr
     short = "Too many open files"
     assert done.stdout.split("\n")[:-1] == [f"{i} {short if i < 3 else 'works'}" for i in range(6)]
+
+
+@both
+def test_a_listener_is_gone_when_it_is_closed_by_another_thread_than_ran_its_loop(driver: str) -> None:
+    """The loop was stopped, and its thread has ended: the port is free at once."""
+
+    def serve() -> None:
+        servers.append(loop.run_until_complete(loop.create_server(Peer, "127.0.0.1", 0)))
+        loop.run_until_complete(asyncio.sleep(0.01))
+
+    servers: list[asyncio.Server] = []
+    with nothing_left():
+        loop = noria.new_event_loop(driver=driver)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        thread.join()
+        address = servers[0].sockets[0].getsockname()
+        servers[0].close()
+        socket.create_server(address).close()
+        loop.close()

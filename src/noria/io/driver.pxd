@@ -15,7 +15,6 @@ cdef enum:
 cdef enum Kind:
     ANY                # only watched
     STREAM             # a connection that is ours: bytes may be received before they are asked for
-    LISTENER           # likewise connections
 
 # One descriptor as the driver sees it. The driver holds a reference while it watches it.
 cdef class Channel(Ready):
@@ -29,7 +28,7 @@ cdef class Channel(Ready):
     cdef bint plain              # no socket: read(2) and write(2) instead of recv and send
     cdef char kind               # Kind
     # The io_uring driver's own.
-    cdef char reading            # what its ring has in flight for us to receive or accept: uring.pyx, Reading
+    cdef char reading            # what its ring has in flight for us to receive: uring.pyx, Reading
     cdef bint sending            # the posted bytes are in the ring
     cdef bint dirty              # on its list of those to look at before it asks the kernel
     cdef bint bulk               # receives so much that it is done by readiness

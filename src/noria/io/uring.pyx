@@ -1,16 +1,18 @@
-"""The io_uring driver: the epoll driver with a ring beside it, for connections and listeners.
+"""The io_uring driver: the epoll driver with a ring beside it, for connections.
 
-What connections of ours receive, small writes and accepted connections go through the ring, many by one system call:
-the io_uring_enter(2) that also waits. Everything else is watched by the epoll instance, which the ring in turn watches:
+What connections of ours receive, and small writes, go through the ring, many by one system call: the io_uring_enter(2)
+that also waits. Everything else is watched by the epoll instance, which the ring in turn watches:
 
 - A descriptor that the program owns (add_reader, pipes, pidfds) must not be held by the kernel when the program closes
   it. Epoll forgets it then; an operation in a ring keeps the file open.
 - A connection that receives more than a buffer of the ring at once is served by readiness (`bulk`): one recv(2) into
   the large buffer beats several completions and putting them together.
 - What is not sent at once (EAGAIN) waits for room by readiness.
+- Listeners: a multishot accept was no cheaper (it does not tell the address), and would take the connections of other
+  processes that listen on the same socket.
 
-So the calls of driver.pxd keep their meaning: receive() and accept() give what the ring has brought. The rest of the
-time they say EAGAIN.
+So the calls of driver.pxd keep their meaning: receive() gives what the ring has brought. The rest of the
+time it says EAGAIN.
 
 Receiving: one multishot operation a connection, which takes buffers from a pool that all share. A buffer goes back as
 soon as the transport has been told: who cannot be told now (paused, in the ready queue behind others) gets a copy.
@@ -46,10 +48,10 @@ from libc.string cimport memcpy
 
 from noria.core.capi cimport NORIA_SLICE, PyErr_CheckSignals, PyThread_get_thread_ident, noria_ticks
 from noria.core.wheel cimport push
-from noria.io.driver cimport ANY, LISTENER, STREAM, WANT_IN, Channel
+from noria.io.driver cimport ANY, STREAM, WANT_IN, Channel
 from noria.io.epoll cimport BATCH, BESIDE, EpollDriver
 from noria.io.ring cimport (
-    ACCEPT_MULTISHOT, CANCEL_ALL, CANCEL_ANY, CQE_F_BUFFER, CQE_F_MORE, NORIA_OPS, OP_ACCEPT, OP_ASYNC_CANCEL,
+    CANCEL_ALL, CANCEL_ANY, CQE_F_BUFFER, CQE_F_MORE, NORIA_OPS, OP_ASYNC_CANCEL,
     OP_POLL_ADD, OP_RECV, OP_SEND, RECV_MULTISHOT, SETUP_COOP_TASKRUN, SETUP_DEFER_TASKRUN, SETUP_NO_SQARRAY,
     SETUP_R_DISABLED, SETUP_SINGLE_ISSUER, SETUP_SUBMIT_ALL, SETUP_TASKRUN_FLAG, SQE_BUFFER_SELECT, noria_buffers,
     noria_buffers_free, noria_buffers_give, noria_buffers_open, noria_buffers_publish, noria_cqe, noria_ring,
@@ -59,8 +61,8 @@ from noria.io.ring cimport (
 )
 from noria.io.sys cimport (
     EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, ENOBUFS, ENOSYS, EPOLLET,
-    EPOLLIN, EPOLL_CTL_DEL, ETIME, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl,
-    epoll_event, errno, eventfd, getpeername, iovec, sockaddr, sockaddr_storage, socklen_t,
+    EPOLLIN, EPOLL_CTL_DEL, ETIME, MSG_DONTWAIT, MSG_NOSIGNAL, close, epoll_ctl,
+    epoll_event, errno, eventfd, iovec,
 )
 
 import os
@@ -83,7 +85,6 @@ cdef enum:
 cdef enum Tag:
     RECEIVED = 1
     SENT
-    ACCEPTED
     READY                        # the epoll instance has something
     CANCELLED
     TAGS = 7
@@ -295,8 +296,6 @@ cdef class UringDriver(EpollDriver):
                 if done.flags & CQE_F_BUFFER:
                     noria_buffers_give(&self.buffers, <uint16_t>(done.flags >> 16))
                     noria_buffers_publish(&self.buffers)
-                if done.user_data & TAGS == ACCEPTED and done.res >= 0:
-                    close(done.res)
                 if done.user_data & TAGS == READY:
                     self.listening = False
                 elif done.user_data & TAGS != CANCELLED and not done.flags & CQE_F_MORE:
@@ -422,17 +421,11 @@ cdef class UringDriver(EpollDriver):
             if sqe == NULL:
                 self.touch(channel)
                 return False
+            sqe.opcode = OP_RECV
             sqe.fd = channel.fd
-            if channel.kind == STREAM:
-                sqe.opcode = OP_RECV
-                sqe.ioprio = RECV_MULTISHOT
-                sqe.flags = SQE_BUFFER_SELECT
-                sqe.user_data = <uint64_t><void*>channel | RECEIVED
-            else:
-                sqe.opcode = OP_ACCEPT
-                sqe.ioprio = ACCEPT_MULTISHOT
-                sqe.op_flags = SOCK_NONBLOCK | SOCK_CLOEXEC
-                sqe.user_data = <uint64_t><void*>channel | ACCEPTED
+            sqe.ioprio = RECV_MULTISHOT
+            sqe.flags = SQE_BUFFER_SELECT
+            sqe.user_data = <uint64_t><void*>channel | RECEIVED
             channel.reading = ARMED
             self.takes_off(channel)
         elif channel.reading == ARMED:
@@ -444,7 +437,7 @@ cdef class UringDriver(EpollDriver):
                 return False
             sqe.opcode = OP_ASYNC_CANCEL
             sqe.fd = -1
-            sqe.addr = <uint64_t><void*>channel | (RECEIVED if channel.kind == STREAM else ACCEPTED)
+            sqe.addr = <uint64_t><void*>channel | RECEIVED
             sqe.user_data = CANCELLED
             channel.reading = CANCELLING
         elif channel.bulk and channel.reading == IDLE and channel.watched and channel.wants & ~channel.armed:
@@ -594,10 +587,7 @@ cdef class UringDriver(EpollDriver):
             if not done.flags & CQE_F_MORE:
                 channel.reading = IDLE
                 self.landed(channel)
-            if done.user_data & TAGS == RECEIVED:
-                self.came(channel, done.res, done.flags, defer)
-            else:
-                self.caller(channel, done.res, defer)
+            self.came(channel, done.res, done.flags, defer)
             if self.due and noria_ticks() - self.due_since > NORIA_SLICE:
                 self.flush()
 
@@ -636,24 +626,6 @@ cdef class UringDriver(EpollDriver):
             if flags & CQE_F_BUFFER and self.buffers.space != NULL:  # none in a child forked meanwhile
                 noria_buffers_give(&self.buffers, buffer)
                 noria_buffers_publish(&self.buffers)
-        if channel.reading == IDLE and channel.watched and not channel.over:
-            self.touch(channel)
-        return 0
-
-    cdef int caller(self, Channel channel, int res, bint defer) except -1:
-        if not channel.watched:
-            if res >= 0:
-                close(res)
-            return 0
-        if res >= 0:
-            self.keep(channel, <char*>&res, sizeof(res), False)
-        elif res in (-ECANCELED, -EINTR, -EAGAIN):
-            self.touch(channel)
-            return 0
-        else:
-            channel.over = True
-            channel.result = res
-        self.hand(channel, WANT_IN, defer)
         if channel.reading == IDLE and channel.watched and not channel.over:
             self.touch(channel)
         return 0
@@ -759,13 +731,7 @@ cdef class UringDriver(EpollDriver):
         return 0
 
     cdef int forget(self, Channel channel) except -1:
-        cdef int fd
         if channel.kind != ANY:
-            if channel.kind == LISTENER:
-                while channel.kept_from != channel.kept_to:
-                    memcpy(&fd, channel.kept + channel.kept_from, sizeof(fd))
-                    channel.kept_from += sizeof(fd)
-                    close(fd)
             free(channel.kept)
             channel.kept = NULL
             channel.kept_from = channel.kept_to = channel.kept_room = 0
@@ -776,9 +742,6 @@ cdef class UringDriver(EpollDriver):
         EpollDriver.forget(self, channel)
         if channel.reading == ARMED:
             self.touch(channel)
-            # Its port is to be free when this returns.
-            if channel.kind == LISTENER and self.owner == PyThread_get_thread_ident():
-                self.flush()
         return 0
 
     # Doing.
@@ -885,30 +848,6 @@ cdef class UringDriver(EpollDriver):
         channel.posted = None
         return b"".join(data) if type(data) is list else data
 
-    cdef int accept(self, Channel channel, sockaddr_storage* addr, socklen_t* size) noexcept:
-        cdef int fd
-        if self.hopeless or channel.kind == ANY:
-            return EpollDriver.accept(self, channel, addr, size)
-        if channel.kept_from != channel.kept_to:
-            memcpy(&fd, channel.kept + channel.kept_from, sizeof(fd))
-            channel.kept_from += sizeof(fd)
-            if channel.kept_from == channel.kept_to:
-                channel.kept_from = channel.kept_to = 0
-                if channel.reading == IDLE:
-                    self.stir(channel)
-            else:
-                self.rouse(channel)
-            # A multishot accept does not tell who it is, and one that has gone already cannot be asked.
-            if getpeername(fd, <sockaddr*>addr, size) < 0:
-                size[0] = 0
-                addr.ss_family = 0
-            return fd
-        if channel.over:
-            channel.over = False
-            self.stir(channel)
-            return channel.result
-        return -EAGAIN
-
 
 def probe():
     """(errno, setup flags, features, operations): what the kernel gives to a ring such as the driver's.
@@ -933,7 +872,7 @@ def probe():
     if error < 0:
         return -error, flags, features, ()
     operations = tuple([i for i in range(NORIA_OPS) if known[i]])
-    lacks = not {OP_SEND, OP_RECV, OP_ACCEPT, OP_ASYNC_CANCEL, OP_POLL_ADD}.issubset(operations)
+    lacks = not {OP_SEND, OP_RECV, OP_ASYNC_CANCEL, OP_POLL_ADD}.issubset(operations)
     return ENOSYS if lacks else 0, flags, features, operations
 
 

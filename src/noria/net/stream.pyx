@@ -30,7 +30,7 @@ from noria.core.capi cimport (
     enter_context, noria_take_exception,
 )
 from noria.core.wheel cimport Ready, Wheel, push
-from noria.io.driver cimport LISTENER, STREAM, WANT_IN, WANT_OUT, Channel, IODriver
+from noria.io.driver cimport STREAM, WANT_IN, WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
     AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, SHUT_WR, close,
     getpeername, getsockname, inet_ntop, iovec, ntohl, ntohs, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
@@ -1033,7 +1033,6 @@ cdef class Listener(Channel):
         self.wrap = wrap
         self.context = PyContext_CopyCurrent()
         self.fd = sock.fileno()
-        self.kind = LISTENER
         loop.check_open()
         self.closed = False
 
