@@ -70,7 +70,6 @@ except ImportError:
     pass
 
 
-@pytest.mark.skipif(os.environ.get("NORIA_DRIVER") == "io_uring", reason="bodies go the ordinary way there")
 @pytest.mark.parametrize("run", RUNNERS, ids=lambda run: run.__module__.partition(".")[0])
 def test_it_is_the_same_file_and_the_connection_serves_on(
     faults: FaultServer, tmp_path: Path, intakes: list[tuple[int, int]], run: Callable[[Any], Any]
@@ -148,8 +147,7 @@ def test_segments_are_brought_side_by_side(
     assert (result.ok, result.size) == (True, len(body))
     assert (tmp_path / "x").read_bytes() == body
     assert len(faults.seen) == 4
-    if os.environ.get("NORIA_DRIVER") != "io_uring":
-        assert len(intakes) >= 3
+    assert len(intakes) >= 3
 
 
 def test_silence_is_a_stall(faults: FaultServer, tmp_path: Path) -> None:
@@ -263,8 +261,6 @@ def test_a_full_disk_fails_the_download_and_leaves_no_part(
             return Intake(source, full.fileno(), offset, size, stall)
 
     monkeypatch.setattr(direct.PartFile, "intake", intake)
-    if os.environ.get("NORIA_DRIVER") == "io_uring":
-        pytest.skip("bodies go the ordinary way on this driver")
 
     async def answer(exchange: Exchange) -> None:
         await exchange.reply(BODY)

@@ -335,7 +335,6 @@ def test_what_needs_aiohttp_gets_it(faults: FaultServer) -> None:
     run(main)
 
 
-@pytest.mark.skipif(os.environ.get("NORIA_DRIVER") == "io_uring", reason="nothing is taken over there")
 @pytest.mark.parametrize("told", [False, True])
 def test_a_body_read_past_the_transport_is_whole_though_the_connection_breaks(told: bool) -> None:
     body = b"x" * 100_000

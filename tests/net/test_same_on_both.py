@@ -6,6 +6,7 @@ On epoll most of it comes by itself. The io_uring driver gathers what is written
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import threading
 import time
@@ -381,3 +382,128 @@ def test_a_listener_is_gone_when_it_is_closed_by_another_thread_than_ran_its_loo
         servers[0].close()
         socket.create_server(address).close()
         loop.close()
+
+
+@both
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_connection_that_is_surrendered_gives_up_all_that_came_and_was_not_told(
+    driver: str, kind: str
+) -> None:
+    """By `_surrender`, for those who go on to receive from the descriptor."""
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.connect_accepted_socket(Peer, near)
+        await asyncio.sleep(0.001)
+        far.send(b"told")
+        await until(lambda: protocol.got)
+        transport.pause_reading()
+        for i in range(10):
+            far.send(b"%d" % i)
+            if i % 3 == 0:
+                await asyncio.sleep(0.002)
+        early = transport._surrender()
+        far.send(b" and more")
+        await asyncio.sleep(0.002)
+        with transport._sock.dup() as taken:
+            assert early + taken.recv(100) == b"0123456789 and more"
+        far.send(b" later")
+        transport.resume_reading()
+        await until(lambda: len(protocol.got) == 10)
+        assert protocol.got == b"told later"
+        transport.close()
+        assert transport._surrender() is None
+        await asyncio.sleep(0)
+
+    with nothing_left(), connected(kind) as (near, far):
+        run(program, driver)
+
+
+@both
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_bytes_stay_in_order_whatever_the_protocols_do_when_they_get_some(driver: str, busy: bool) -> None:
+    """Pause and resume at once, soon or later; become another protocol; run the loop from inside; ask for the descriptor."""
+    rng = random.Random(86 + busy)
+    nested = 0
+
+    def trouble(peer: Any) -> None:
+        nonlocal nested
+        loop: Any = asyncio.get_running_loop()
+        transport = peer.transport
+        match rng.randrange(30):
+            case 0:
+                transport.pause_reading()
+                loop.call_later(rng.choice((0, 0.001)), transport.resume_reading)
+            case 1:
+                transport.pause_reading()
+                loop.call_soon(transport.resume_reading)
+            case 2:
+                transport.pause_reading()
+                transport.resume_reading()
+            case 3 | 4 | 5 | 6:
+                other = rng.choice((Plain, Plain, Through17, Through701, Through20000))()
+                other.transport, other.got = transport, peer.got
+                transport.set_protocol(other)
+            case 7 if nested < 2:
+                nested += 1
+                loop.run_until_complete(asyncio.sleep(rng.choice((0, 0.001))))
+                nested -= 1
+            case 8 if rng.randrange(10) == 0:
+                transport.get_extra_info("socket").fileno()
+
+    class Plain(Peer):
+        def data_received(self, data: bytes) -> None:
+            self.got += data
+            trouble(self)
+
+    class Through17(asyncio.BufferedProtocol):
+        size = 17
+        transport: Any
+        got: bytearray
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            self.buffer = bytearray(self.size)
+            return self.buffer
+
+        def buffer_updated(self, nbytes: int) -> None:
+            self.got += self.buffer[:nbytes]
+            trouble(self)
+
+    class Through701(Through17):
+        size = 701
+
+    class Through20000(Through17):
+        size = 20000
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        peers: list[Peer] = []
+        for near, _ in ends:
+            _, peer = await loop.connect_accepted_socket(Plain, near)
+            peers.append(peer)
+        sent = [bytearray() for _ in ends]
+        working = True
+
+        async def work() -> None:
+            while working:
+                await asyncio.sleep(0)
+
+        workers = [asyncio.ensure_future(work()) for _ in range(3 * busy)]
+        for _ in range(1500):
+            i = rng.randrange(len(ends))
+            data = rng.randbytes(rng.choice((1, 30, 700, 1402, 4159, 4160, 4161, 8320, 30_000)))
+            with contextlib.suppress(BlockingIOError):
+                sent[i] += data[: ends[i][1].send(data)]
+            if rng.randrange(3) == 0:
+                await asyncio.sleep(0)
+        await until(lambda: [len(peer.got) for peer in peers] == [len(data) for data in sent])
+        assert all(peer.got == data for peer, data in zip(peers, sent, strict=True))
+        working = False
+        await asyncio.gather(*workers)
+        for peer in peers:
+            peer.transport.abort()
+        await asyncio.sleep(0)
+
+    with nothing_left(), contextlib.ExitStack() as stack:
+        ends = [stack.enter_context(connected(("tcp", "unix")[i % 2])) for i in range(8)]
+        run(program, driver)

@@ -116,15 +116,23 @@ class LeanResponse:
         connection = self._connection
         if connection is None or self._left < 1 or connection.origin.tls:
             return None
-        # A receive that the kernel has in its queue may still take bytes.
-        if getattr(getattr(connection.loop, "_driver", None), "name", "") == "io_uring":
-            return None
         sock: socket.socket | None = connection.transport.get_extra_info("socket")
         if sock is None:
             return None
-        if not self.paused:
-            self.paused = True
-            connection.transport.pause_reading()
+        was_paused, self.paused = self.paused, True
+        surrender = getattr(connection.transport, "_surrender", None)
+        if surrender is None:
+            if not was_paused:
+                connection.transport.pause_reading()
+        else:  # noria's own, which may have received what it has not told
+            early = surrender()
+            if early:
+                self._take_plain(early)
+            if early is None or self._ended:
+                if not was_paused and self._connection is not None:
+                    self.paused = False
+                    connection.transport.resume_reading()
+                return None
         connection.watch.discard(self)
         return sock
 

@@ -74,6 +74,9 @@ cdef class IODriver(Driver):
     cdef object unpost(self, Channel channel)
     # Somebody else may use the descriptor from now on: do nothing of its own accord with it any more.
     cdef int lay_bare(self, Channel channel) except -1
+    # What came for a channel that is laid bare and wants no input, and was not asked for: bytes. None: not to be known
+    # yet, or its stream has ended.
+    cdef object surrender(self, Channel channel)
     # Receive up to `room` datagrams into buffers of the driver's own, valid until the next call: their count, or
     # -errno. Each has room for the largest that IP can carry.
     cdef int receive_many(self, Channel channel, mmsghdr** messages, int room) noexcept

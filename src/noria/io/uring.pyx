@@ -39,7 +39,7 @@ ring is made; what was in flight in the old one has either completed or had no e
 on it only while that thread asks). If no ring can be had any more, the driver goes on as the epoll driver.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -487,6 +487,9 @@ cdef class UringDriver(EpollDriver):
         cdef noria_sqe* sqe
         cdef int n
         self.turn += 1
+        if self.spent != NULL:
+            free(self.spent)
+            self.spent = NULL
         if self.aloft == 0 and not self.due or self.abandoned or not self.have_ring():
             return EpollDriver.wait(self, timeout, defer)
         if self.end_dirty - self.first_dirty == 1:
@@ -840,6 +843,17 @@ cdef class UringDriver(EpollDriver):
         if channel.reading == ARMED and self.owner == PyThread_get_thread_ident():
             self.flush()  # from now on the ring takes nothing from it
         return 0
+
+    cdef object surrender(self, Channel channel):
+        if channel.kind == ANY or self.hopeless:
+            return b""
+        if self.owner == PyThread_get_thread_ident():
+            self.reap(True)
+        if channel.reading != IDLE or channel.over or channel.here_size:
+            return None
+        data = PyBytes_FromStringAndSize(channel.kept + channel.kept_from, channel.kept_to - channel.kept_from)
+        channel.kept_from = channel.kept_to = 0
+        return data
 
     cdef object unpost(self, Channel channel):
         data = channel.posted

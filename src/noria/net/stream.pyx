@@ -391,6 +391,17 @@ cdef class StreamTransport(Layer):
         """Whether bytes that count as sent are still on their way to the kernel."""
         return self.aloft != 0
 
+    def _surrender(self):
+        """Pause reading, and let the caller receive from the descriptor: what came before and nobody was told, bytes.
+
+        None: not now. Reading is paused all the same.
+        """
+        self.pause_reading()
+        if self.life != OPEN:
+            return None
+        self.lay_bare()
+        return self.driver.surrender(self)
+
     # Opening.
 
     cdef int begin(self) except -1:
