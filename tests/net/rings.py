@@ -18,13 +18,13 @@ refused = refusal()
 needs_ring = pytest.mark.skipif(refused is not None, reason=f"io_uring: {refused}")
 DEADLINE = 30
 
-# A filter that answers EPERM to io_uring_setup(2), as container runtimes' do, for this process and its children:
-# seccomp(2). `deny` needs no privilege.
+# A filter that answers an error (EPERM) to a system call (io_uring_setup(2)), as container runtimes' do, for this process
+# and its children: seccomp(2). `deny` needs no privilege. 426 is io_uring_enter(2), 427 io_uring_register(2).
 DENY = """
 import ctypes, struct
-def deny():
+def deny(call=425, error=1):
     def op(code, jt, jf, k): return struct.pack("HBBI", code, jt, jf, k)
-    code = [op(0x20, 0, 0, 0), op(0x15, 0, 1, 425), op(0x06, 0, 0, 0x00050000 | 1), op(0x06, 0, 0, 0x7fff0000)]
+    code = [op(0x20, 0, 0, 0), op(0x15, 0, 1, call), op(0x06, 0, 0, 0x00050000 | error), op(0x06, 0, 0, 0x7fff0000)]
     text = ctypes.create_string_buffer(b"".join(code))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code), ctypes.addressof(text)))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -65,9 +65,10 @@ def on_ring(program: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], No
     return test
 
 
-def run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def run(program: Callable[[], Coroutine[Any, Any, None]], driver: str = "io_uring") -> None:
+    """Run the program on a loop of its own; fails on any report of the loop."""
     seen: list[dict[str, Any]] = []
-    loop = noria.new_event_loop(driver="io_uring")
+    loop = noria.new_event_loop(driver=driver)
     loop.set_exception_handler(lambda _, report: seen.append(report))
     try:
         loop.run_until_complete(asyncio.wait_for(program(), DEADLINE))

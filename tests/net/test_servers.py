@@ -325,11 +325,10 @@ async def main():
     clients = [socket.socket() for _ in range(10)]
     for client in clients:
         client.setblocking(False)
-    # Before the server is made: io_uring's accept(2) keeps to the limit of the time it was asked.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 10, 4096))
     server = await loop.create_server(Echo, "127.0.0.1", 0)
     address = server.sockets[0].getsockname()
     await asyncio.sleep(0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 10, 4096))
     spare = []
     try:
         while True:

@@ -270,6 +270,8 @@ cdef class CoreLoop(Wheel):
         if self.thread != 0 and (self.thread != thread or not nested):
             raise RuntimeError("This event loop is already running")
         outer = asyncio.events._get_running_loop()
+        if outer is not None and outer is not self and isinstance(outer, Wheel) and (<Wheel>outer).driver.due:
+            (<Wheel>outer).driver.flush()  # it will not turn for a while
         hooks = sys.get_asyncgen_hooks()
         depth = self._track_coroutine_origins()
         if self.depth == 0:
@@ -468,6 +470,8 @@ cdef class CoreLoop(Wheel):
                     (<Ready>item).run()
             finally:
                 Py_DECREF(<object>item)
+            if self.driver.due and noria_ticks() - self.driver.due_since > NORIA_SLICE:
+                self.driver.hasten()
         return 0
 
     cdef int timed_run(self, object item) except -1:

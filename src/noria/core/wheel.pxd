@@ -26,11 +26,14 @@ cdef class Ready:
 
 cdef class Driver:
     cdef bint due                # there is something to tell the kernel, by wait() or flush()
+    cdef uint64_t due_since      # noria_ticks()
     # Ask the kernel. timeout in seconds: 0 asks without waiting, below 0 waits for ever. Returns the number of
     # events handed on. If `defer`, events are queued as Ready items behind what is there, else run at once.
     cdef int wait(self, double timeout, bint defer) except -1
     # Tell the kernel what there is to tell, and no more. The thread that runs the loop.
     cdef int flush(self) except -1
+    # The same, and take in what becomes of it, behind what is in the ready queue: what is due has waited long.
+    cdef int hasten(self) except -1
     # End a wait() that another thread is in. Any thread, GIL held.
     cdef int wake(self) except -1
     cdef int shut(self) except -1

@@ -37,6 +37,9 @@ cdef class Driver:
     cdef int flush(self) except -1:
         return 0
 
+    cdef int hasten(self) except -1:
+        return 0
+
     cdef int wake(self) except -1:
         raise NotImplementedError
 

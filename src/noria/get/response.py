@@ -119,9 +119,20 @@ class LeanResponse:
         sock: socket.socket | None = connection.transport.get_extra_info("socket")
         if sock is None:
             return None
-        if not self.paused:
-            self.paused = True
-            connection.transport.pause_reading()
+        was_paused, self.paused = self.paused, True
+        surrender = getattr(connection.transport, "_surrender", None)
+        if surrender is None:
+            if not was_paused:
+                connection.transport.pause_reading()
+        else:  # noria's own, which may have received what it has not told
+            early = surrender()
+            if early:
+                self._take_plain(early)
+            if early is None or self._ended:
+                if not was_paused and self._connection is not None:
+                    self.paused = False
+                    connection.transport.resume_reading()
+                return None
         connection.watch.discard(self)
         return sock
 

@@ -46,10 +46,6 @@ cdef class Connection:
     def connection_made(self, transport):
         self.transport = transport
         self.origin.connections.add(self)
-        # A large body is read past the transport: LeanResponse.take_over. Other loops receive nothing ahead.
-        when_asked = getattr(transport, "_receive_when_asked", None)
-        if when_asked is not None:
-            when_asked()
 
     def data_received(self, data):
         if self.exchange is not None:

@@ -15,7 +15,6 @@ cdef enum:
 cdef enum Kind:
     ANY                # only watched
     STREAM             # a connection that is ours: bytes may be received before they are asked for
-    LISTENER           # likewise connections
 
 # One descriptor as the driver sees it. The driver holds a reference while it watches it.
 cdef class Channel(Ready):
@@ -29,10 +28,11 @@ cdef class Channel(Ready):
     cdef bint plain              # no socket: read(2) and write(2) instead of recv and send
     cdef char kind               # Kind
     # The io_uring driver's own.
-    cdef char reading            # what its ring has in flight for us to receive or accept: uring.pyx, Reading
+    cdef char reading            # what its ring has in flight for us to receive: uring.pyx, Reading
     cdef bint sending            # the posted bytes are in the ring
     cdef bint dirty              # on its list of those to look at before it asks the kernel
     cdef bint bulk               # receives so much that it is done by readiness
+    cdef bint bare               # its descriptor may be used by others: likewise, and for good
     cdef bint over               # it came to an end, with `result`: 0 (of the stream) or -errno
     cdef bint late               # its place in the ready queue is to be taken once more, behind what has come meanwhile
     cdef unsigned int told       # the driver's turn in which bytes were delivered last
@@ -72,6 +72,11 @@ cdef class IODriver(Driver):
     cdef bint post(self, Channel channel, bytes data) except -1
     # Take back what was posted and is not on its way yet: bytes, or None.
     cdef object unpost(self, Channel channel)
+    # Somebody else may use the descriptor from now on: do nothing of its own accord with it any more.
+    cdef int lay_bare(self, Channel channel) except -1
+    # What came for a channel that is laid bare and wants no input, and was not asked for: bytes. None: not to be known
+    # yet, or its stream has ended.
+    cdef object surrender(self, Channel channel)
     # Receive up to `room` datagrams into buffers of the driver's own, valid until the next call: their count, or
     # -errno. Each has room for the largest that IP can carry.
     cdef int receive_many(self, Channel channel, mmsghdr** messages, int room) noexcept

@@ -57,6 +57,12 @@ cdef class IODriver(Driver):
     cdef object unpost(self, Channel channel):
         raise NotImplementedError
 
+    cdef int lay_bare(self, Channel channel) except -1:
+        return 0
+
+    cdef object surrender(self, Channel channel):
+        return b""
+
     cdef int receive_many(self, Channel channel, mmsghdr** messages, int room) noexcept:
         return -1
 

@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
 
-from noria.core.capi cimport PyErr_CheckSignals
+from noria.core.capi cimport NORIA_SLICE, PyErr_CheckSignals, PyThread_get_thread_ident, noria_ticks
 from noria.core.wheel cimport Wheel, push
 from noria.io.driver cimport WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
@@ -288,6 +288,8 @@ cdef class EpollDriver(IODriver):
                 self.arm(channel, channel.wants)
             else:
                 self.hand(channel, events, defer)
+            if self.due and noria_ticks() - self.due_since > NORIA_SLICE:
+                self.flush()
         return delivered
 
     cdef int hand(self, Channel channel, uint32_t events, bint defer) except -1:
@@ -446,7 +448,15 @@ def abandon_all():
         driver.abandon()
 
 
-os.register_at_fork(after_in_child=abandon_all)
+def flush_all():
+    # What was written before a fork leaves before it: the child may take its time, or replace the program.
+    cdef EpollDriver driver
+    for driver in list(drivers):
+        if driver.due and driver.wheel is not None and driver.wheel.thread == PyThread_get_thread_ident():
+            driver.flush()
+
+
+os.register_at_fork(before=flush_all, after_in_child=abandon_all)
 
 
 # The slots hold references the garbage collector must see: a loop dropped with connections open is a cycle.

@@ -1,16 +1,18 @@
-"""The io_uring driver: the epoll driver with a ring beside it, for connections and listeners.
+"""The io_uring driver: the epoll driver with a ring beside it, for connections.
 
-What connections of ours receive, small writes and accepted connections go through the ring, many by one system call:
-the io_uring_enter(2) that also waits. Everything else is watched by the epoll instance, which the ring in turn watches:
+What connections of ours receive, and small writes, go through the ring, many by one system call: the io_uring_enter(2)
+that also waits. Everything else is watched by the epoll instance, which the ring in turn watches:
 
 - A descriptor that the program owns (add_reader, pipes, pidfds) must not be held by the kernel when the program closes
   it. Epoll forgets it then; an operation in a ring keeps the file open.
 - A connection that receives more than a buffer of the ring at once is served by readiness (`bulk`): one recv(2) into
   the large buffer beats several completions and putting them together.
 - What is not sent at once (EAGAIN) waits for room by readiness.
+- Listeners: a multishot accept was no cheaper (it does not tell the address), and would take the connections of other
+  processes that listen on the same socket.
 
-So the calls of driver.pxd keep their meaning: receive() and accept() give what the ring has brought. The rest of the
-time they say EAGAIN.
+So the calls of driver.pxd keep their meaning: receive() gives what the ring has brought. The rest of the
+time it says EAGAIN.
 
 Receiving: one multishot operation a connection, which takes buffers from a pool that all share. A buffer goes back as
 soon as the transport has been told: who cannot be told now (paused, in the ready queue behind others) gets a copy.
@@ -38,19 +40,19 @@ ring is made; what was in flight in the old one has either completed or had no e
 on it only while that thread asks). If no ring can be had any more, the driver goes on as the epoll driver.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
-from noria.core.capi cimport PyErr_CheckSignals, PyThread_get_thread_ident
+from noria.core.capi cimport NORIA_SLICE, PyErr_CheckSignals, PyThread_get_thread_ident, noria_ticks
 from noria.core.wheel cimport push
-from noria.io.driver cimport ANY, LISTENER, STREAM, WANT_IN, Channel
+from noria.io.driver cimport ANY, STREAM, WANT_IN, Channel
 from noria.io.epoll cimport BATCH, BESIDE, EpollDriver
 from noria.io.ring cimport (
-    ACCEPT_MULTISHOT, CANCEL_ALL, CANCEL_ANY, CQE_F_BUFFER, CQE_F_MORE, NORIA_OPS, OP_ACCEPT, OP_ASYNC_CANCEL,
+    CANCEL_ALL, CANCEL_ANY, CQE_F_BUFFER, CQE_F_MORE, NORIA_OPS, OP_ASYNC_CANCEL,
     OP_POLL_ADD, OP_RECV, OP_SEND, RECV_MULTISHOT, SETUP_COOP_TASKRUN, SETUP_DEFER_TASKRUN, SETUP_NO_SQARRAY,
     SETUP_R_DISABLED, SETUP_SINGLE_ISSUER, SETUP_SUBMIT_ALL, SETUP_TASKRUN_FLAG, SQE_BUFFER_SELECT, noria_buffers,
     noria_buffers_free, noria_buffers_give, noria_buffers_open, noria_buffers_publish, noria_cqe, noria_ring,
@@ -60,11 +62,12 @@ from noria.io.ring cimport (
 )
 from noria.io.sys cimport (
     EAGAIN, EBUSY, ECANCELED, EEXIST, EFD_CLOEXEC, EFD_NONBLOCK, EINTR, ENOBUFS, ENOSYS, EPOLLET,
-    EPOLLIN, EPOLL_CTL_DEL, ETIME, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_NONBLOCK, close, epoll_ctl,
-    epoll_event, eventfd, getpeername, iovec, sockaddr, sockaddr_storage, socklen_t,
+    EPOLLIN, EPOLL_CTL_DEL, ETIME, MSG_DONTWAIT, MSG_NOSIGNAL, close, epoll_ctl,
+    epoll_event, errno, eventfd, iovec,
 )
 
 import os
+from asyncio.log import logger
 
 cdef enum:
     SUBMISSIONS = 128
@@ -73,6 +76,7 @@ cdef enum:
     # Of each. Not a power of two apart, or all would share a few cache lines.
     BUFFER_SIZE = 4 * 1024 + 64
     SMALL = 16                   # receptions that end `bulk`
+    KEPT = 16 * 1024             # bytes kept for one connection by which the ring is to bring it no more
     # Completions by which there may be more: the kernel does what it put off (DEFER_TASKRUN) twenty at a time
     # (IO_LOCAL_TW_DEFAULT_MAX in its io_uring.c), and some of it completes nothing.
     SOME = 8
@@ -82,7 +86,6 @@ cdef enum:
 cdef enum Tag:
     RECEIVED = 1
     SENT
-    ACCEPTED
     READY                        # the epoll instance has something
     CANCELLED
     TAGS = 7
@@ -127,6 +130,7 @@ cdef class UringDriver(EpollDriver):
     cdef Py_ssize_t first_dirty
     cdef Py_ssize_t end_dirty
     cdef Py_ssize_t dirty_room
+    cdef char* spent             # what was kept for a channel, as receive() gave it last
 
     name = "io_uring"
 
@@ -173,27 +177,38 @@ cdef class UringDriver(EpollDriver):
     cdef bint have_ring(self) except -1:
         # Make sure of a ring that is enabled for this thread.
         cdef unsigned long me = PyThread_get_thread_ident()
+        cdef int error
         if self.owner == me:
             return True
         if self.hopeless or self.epfd < 0:
             return False
         if self.owner != 0:
             self.renew_ring()
-        if self.bell < 0:
-            self.bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-            if self.bell < 0:
-                return self.give_up()
-            try:
-                self.watch_other(self.bell, <uint32_t>EPOLLIN | <uint32_t>EPOLLET, BESIDE)  # so it need not be read
-            except OSError:
-                return self.give_up()
-        if self.uring.fd < 0 and open_ring(&self.uring, &self.buffers) < 0:
-            return self.give_up()
-        if noria_ring_enable(&self.uring) < 0 or noria_ring_tell(&self.uring, self.bell) < 0:
+        error = self.make_ready()
+        if error < 0:
+            logger.debug("noria: a loop goes without io_uring: %s", os.strerror(-error))
             return self.give_up()
         noria_ring_telling(&self.uring, False)
         self.owner = me
         return True
+
+    cdef int make_ready(self) except 1:
+        # A ring that is enabled, and its bell: 0 or -errno.
+        cdef int error
+        if self.bell < 0:
+            self.bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+            if self.bell < 0:
+                return -errno
+            try:
+                self.watch_other(self.bell, <uint32_t>EPOLLIN | <uint32_t>EPOLLET, BESIDE)  # so it need not be read
+            except OSError as refused:
+                return -refused.errno
+        if self.uring.fd < 0:
+            error = open_ring(&self.uring, &self.buffers)
+            if error < 0:
+                return error
+        error = noria_ring_enable(&self.uring)
+        return error if error < 0 else noria_ring_tell(&self.uring, self.bell)
 
     cdef int renew_ring(self) except -1:
         # Another thread: what has completed counts, the rest is begun anew.
@@ -263,6 +278,8 @@ cdef class UringDriver(EpollDriver):
         free(self.unsettled)
         self.unsettled = NULL
         self.dirty_room = 0
+        free(self.spent)
+        self.spent = NULL
         return EpollDriver.shut(self)
 
     cdef int cancel_all(self) except -1:
@@ -283,8 +300,6 @@ cdef class UringDriver(EpollDriver):
                 if done.flags & CQE_F_BUFFER:
                     noria_buffers_give(&self.buffers, <uint16_t>(done.flags >> 16))
                     noria_buffers_publish(&self.buffers)
-                if done.user_data & TAGS == ACCEPTED and done.res >= 0:
-                    close(done.res)
                 if done.user_data & TAGS == READY:
                     self.listening = False
                 elif done.user_data & TAGS != CANCELLED and not done.flags & CQE_F_MORE:
@@ -324,7 +339,9 @@ cdef class UringDriver(EpollDriver):
         self.unsettled[self.end_dirty] = <PyObject*>channel
         self.end_dirty += 1
         channel.dirty = True
-        self.due = True
+        if not self.due:
+            self.due = True
+            self.due_since = noria_ticks()
         return 0
 
     cdef int takes_off(self, Channel channel) except -1:
@@ -408,17 +425,11 @@ cdef class UringDriver(EpollDriver):
             if sqe == NULL:
                 self.touch(channel)
                 return False
+            sqe.opcode = OP_RECV
             sqe.fd = channel.fd
-            if channel.kind == STREAM:
-                sqe.opcode = OP_RECV
-                sqe.ioprio = RECV_MULTISHOT
-                sqe.flags = SQE_BUFFER_SELECT
-                sqe.user_data = <uint64_t><void*>channel | RECEIVED
-            else:
-                sqe.opcode = OP_ACCEPT
-                sqe.ioprio = ACCEPT_MULTISHOT
-                sqe.op_flags = SOCK_NONBLOCK | SOCK_CLOEXEC
-                sqe.user_data = <uint64_t><void*>channel | ACCEPTED
+            sqe.ioprio = RECV_MULTISHOT
+            sqe.flags = SQE_BUFFER_SELECT
+            sqe.user_data = <uint64_t><void*>channel | RECEIVED
             channel.reading = ARMED
             self.takes_off(channel)
         elif channel.reading == ARMED:
@@ -430,7 +441,7 @@ cdef class UringDriver(EpollDriver):
                 return False
             sqe.opcode = OP_ASYNC_CANCEL
             sqe.fd = -1
-            sqe.addr = <uint64_t><void*>channel | (RECEIVED if channel.kind == STREAM else ACCEPTED)
+            sqe.addr = <uint64_t><void*>channel | RECEIVED
             sqe.user_data = CANCELLED
             channel.reading = CANCELLING
         elif channel.bulk and channel.reading == IDLE and channel.watched and channel.wants & ~channel.armed:
@@ -463,6 +474,15 @@ cdef class UringDriver(EpollDriver):
                 self.reap(True)
                 if noria_ring_enter(&self.uring, 0, 0) < 0:
                     break
+        self.due_since = noria_ticks()  # if some is left, not before the next time
+        return 0
+
+    cdef int hasten(self) except -1:
+        if self.have_ring():
+            if self.end_dirty - self.first_dirty == 1:
+                self.send_alone(<Channel>self.unsettled[self.first_dirty])
+            self.flush()
+            self.reap(True)  # a connection whose bytes count as on their way could post no more
         return 0
 
     # Waiting.
@@ -471,6 +491,9 @@ cdef class UringDriver(EpollDriver):
         cdef noria_sqe* sqe
         cdef int n
         self.turn += 1
+        if self.spent != NULL:
+            free(self.spent)
+            self.spent = NULL
         if self.aloft == 0 and not self.due or self.abandoned or not self.have_ring():
             return EpollDriver.wait(self, timeout, defer)
         if self.end_dirty - self.first_dirty == 1:
@@ -571,10 +594,9 @@ cdef class UringDriver(EpollDriver):
             if not done.flags & CQE_F_MORE:
                 channel.reading = IDLE
                 self.landed(channel)
-            if done.user_data & TAGS == RECEIVED:
-                self.came(channel, done.res, done.flags, defer)
-            else:
-                self.caller(channel, done.res, defer)
+            self.came(channel, done.res, done.flags, defer)
+            if self.due and noria_ticks() - self.due_since > NORIA_SLICE:
+                self.flush()
 
     cdef int sent_off(self, Channel channel, Py_ssize_t n) except -1:
         data = channel.posted
@@ -615,28 +637,12 @@ cdef class UringDriver(EpollDriver):
             self.touch(channel)
         return 0
 
-    cdef int caller(self, Channel channel, int res, bint defer) except -1:
-        if not channel.watched:
-            if res >= 0:
-                close(res)
-            return 0
-        if res >= 0:
-            self.keep(channel, <char*>&res, sizeof(res), False)
-        elif res in (-ECANCELED, -EINTR, -EAGAIN):
-            self.touch(channel)
-            return 0
-        else:
-            channel.over = True
-            channel.result = res
-        self.hand(channel, WANT_IN, defer)
-        if channel.reading == IDLE and channel.watched and not channel.over:
-            self.touch(channel)
-        return 0
-
     cdef int bring(self, Channel channel, char* data, Py_ssize_t n, bint defer) except -1:
         if (defer or channel.queued or self.wheel.debug or not channel.wants & WANT_IN
                 or channel.here_size or channel.kept_from != channel.kept_to):
             self.keep(channel, data, n, False)
+            if channel.kept_to - channel.kept_from > KEPT:
+                self.touch(channel)  # it takes less than comes: the peer is to notice
             if channel.wants & WANT_IN:
                 self.again(channel)
             else:
@@ -662,15 +668,17 @@ cdef class UringDriver(EpollDriver):
     cdef int keep(self, Channel channel, char* data, Py_ssize_t n, bint before) except -1:
         # A copy, behind what is kept already, or before it.
         cdef Py_ssize_t size = channel.kept_to - channel.kept_from
+        cdef Py_ssize_t room
         cdef char* more
         if channel.kept_to + n > channel.kept_room or before:
-            more = <char*>malloc(2 * (size + n))
+            room = 2 * (size + n) if size else n
+            more = <char*>malloc(room)
             if more == NULL:
                 raise MemoryError
             memcpy(more + (n if before else 0), channel.kept + channel.kept_from, size)
             free(channel.kept)
             channel.kept = more
-            channel.kept_room = 2 * (size + n)
+            channel.kept_room = room
             channel.kept_from = 0
             channel.kept_to = size
             if before:
@@ -703,7 +711,8 @@ cdef class UringDriver(EpollDriver):
                 return 0
             self.clear_place(channel.fd)
             self.take_in(channel)
-            channel.bulk = channel.over = False
+            channel.bulk = channel.bare
+            channel.over = False
         channel.wants = wants
         if (wants ^ old) & WANT_IN:
             if wants & WANT_IN and (channel.kept_from != channel.kept_to or channel.over):
@@ -729,13 +738,7 @@ cdef class UringDriver(EpollDriver):
         return 0
 
     cdef int forget(self, Channel channel) except -1:
-        cdef int fd
         if channel.kind != ANY:
-            if channel.kind == LISTENER:
-                while channel.kept_from != channel.kept_to:
-                    memcpy(&fd, channel.kept + channel.kept_from, sizeof(fd))
-                    channel.kept_from += sizeof(fd)
-                    close(fd)
             free(channel.kept)
             channel.kept = NULL
             channel.kept_from = channel.kept_to = channel.kept_room = 0
@@ -746,9 +749,6 @@ cdef class UringDriver(EpollDriver):
         EpollDriver.forget(self, channel)
         if channel.reading == ARMED:
             self.touch(channel)
-            # Its port is to be free when this returns.
-            if channel.kind == LISTENER and self.owner == PyThread_get_thread_ident():
-                self.flush()
         return 0
 
     # Doing.
@@ -774,7 +774,10 @@ cdef class UringDriver(EpollDriver):
                 n = room
             channel.kept_from += n
             if channel.kept_from == channel.kept_to:
-                channel.kept_from = channel.kept_to = 0  # its place stays valid until the next call
+                free(self.spent)
+                self.spent = channel.kept  # it stays valid until the next call
+                channel.kept = NULL
+                channel.kept_from = channel.kept_to = channel.kept_room = 0
         elif channel.over:
             return channel.result
         elif channel.bulk and channel.reading == IDLE or self.hopeless:
@@ -803,6 +806,8 @@ cdef class UringDriver(EpollDriver):
         return n
 
     cdef int lighten(self, Channel channel) noexcept:
+        if channel.bare:
+            return 0
         try:
             channel.bulk = False
             self.arm(channel, channel.wants)
@@ -831,36 +836,35 @@ cdef class UringDriver(EpollDriver):
             channel.posted = [channel.posted, data]
         return True
 
+    cdef int lay_bare(self, Channel channel) except -1:
+        if channel.kind != STREAM or channel.bare or self.abandoned:
+            return 0
+        channel.bare = True
+        if not channel.bulk:
+            channel.bulk = True
+            channel.small = 0
+            self.touch(channel)
+        if channel.reading == ARMED and self.owner == PyThread_get_thread_ident():
+            self.flush()  # from now on the ring takes nothing from it
+        return 0
+
+    cdef object surrender(self, Channel channel):
+        if channel.kind == ANY or self.hopeless:
+            return b""
+        if self.owner == PyThread_get_thread_ident():
+            self.reap(True)
+        if channel.reading != IDLE or channel.over or channel.here_size:
+            return None
+        data = PyBytes_FromStringAndSize(channel.kept + channel.kept_from, channel.kept_to - channel.kept_from)
+        channel.kept_from = channel.kept_to = 0
+        return data
+
     cdef object unpost(self, Channel channel):
         data = channel.posted
         if channel.sending or data is None:
             return None
         channel.posted = None
         return b"".join(data) if type(data) is list else data
-
-    cdef int accept(self, Channel channel, sockaddr_storage* addr, socklen_t* size) noexcept:
-        cdef int fd
-        if self.hopeless or channel.kind == ANY:
-            return EpollDriver.accept(self, channel, addr, size)
-        if channel.kept_from != channel.kept_to:
-            memcpy(&fd, channel.kept + channel.kept_from, sizeof(fd))
-            channel.kept_from += sizeof(fd)
-            if channel.kept_from == channel.kept_to:
-                channel.kept_from = channel.kept_to = 0
-                if channel.reading == IDLE:
-                    self.stir(channel)
-            else:
-                self.rouse(channel)
-            # A multishot accept does not tell who it is, and one that has gone already cannot be asked.
-            if getpeername(fd, <sockaddr*>addr, size) < 0:
-                size[0] = 0
-                addr.ss_family = 0
-            return fd
-        if channel.over:
-            channel.over = False
-            self.stir(channel)
-            return channel.result
-        return -EAGAIN
 
 
 def probe():
@@ -877,12 +881,16 @@ def probe():
         return -error, 0, 0, ()
     flags, features = ring.flags, ring.features
     error = noria_ring_probe(&ring, known)
+    if error >= 0:
+        error = noria_ring_enable(&ring)
+    if error >= 0:
+        error = noria_ring_enter(&ring, 0, 0)  # what may be made may not always be used
     noria_ring_close(&ring)
     noria_buffers_free(&buffers)
     if error < 0:
         return -error, flags, features, ()
     operations = tuple([i for i in range(NORIA_OPS) if known[i]])
-    lacks = not {OP_SEND, OP_RECV, OP_ACCEPT, OP_ASYNC_CANCEL, OP_POLL_ADD}.issubset(operations)
+    lacks = not {OP_SEND, OP_RECV, OP_ASYNC_CANCEL, OP_POLL_ADD}.issubset(operations)
     return ENOSYS if lacks else 0, flags, features, operations
 
 

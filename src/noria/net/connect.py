@@ -403,7 +403,6 @@ class Connecting(SocketCalls):
             ssl_handshake_timeout,
             ssl_shutdown_timeout,
             start_serving,
-            shared=sock is not None,
         )
 
     def _bind_all(
@@ -520,7 +519,6 @@ class Connecting(SocketCalls):
             ssl_shutdown_timeout,
             start_serving,
             on_close,
-            shared=path is None,
         )
 
     async def _serve(
@@ -533,7 +531,6 @@ class Connecting(SocketCalls):
         shutdown_timeout: float | None,
         start_serving: bool,
         on_close: Callable[[], None] | None = None,
-        shared: bool = False,
     ) -> Server:
         wrap = None
         if context is not None:
@@ -550,7 +547,7 @@ class Connecting(SocketCalls):
                     ssl_shutdown_timeout=shutdown_timeout,
                 )
 
-        server = Server(self, sockets, factory, backlog, wrap, on_close, shared)
+        server = Server(self, sockets, factory, backlog, wrap, on_close)
         if start_serving:
             try:
                 await server.start_serving()
@@ -610,7 +607,7 @@ class Connecting(SocketCalls):
             await asyncio.sleep(0)
         transport._hold_writes(True)
         try:
-            with transport.get_extra_info("socket").dup() as sock:
+            with transport.get_extra_info("socket")._sock.dup() as sock:
                 sock.setblocking(False)
                 return await self._sendfile_by_kernel(
                     sock, file, offset, count, lambda: drained.wait(partial(self._when_writable, sock))

@@ -25,7 +25,6 @@ class Server(asyncio.AbstractServer):
         backlog: int,
         wrap: Callable[[asyncio.BaseProtocol], asyncio.BaseProtocol] | None,
         on_close: Callable[[], None] | None = None,
-        shared: bool = False,
     ) -> None:
         self._loop = loop
         self._sockets: list[socket.socket] | None = sockets
@@ -33,7 +32,6 @@ class Server(asyncio.AbstractServer):
         self._backlog = backlog
         self._wrap = wrap
         self._on_close = on_close
-        self._shared = shared  # the sockets may be other processes' too
         self._listeners: list[Listener] = []
         self._transports: set[asyncio.Transport] = set()
         self._waiters: list[asyncio.Future[None]] | None = []
@@ -67,9 +65,7 @@ class Server(asyncio.AbstractServer):
         self._serving = True
         for sock in self._sockets:
             sock.listen(self._backlog)
-            listener = Listener(
-                self._loop, sock, self._factory, self, self._backlog, self._wrap, self._shared
-            )
+            listener = Listener(self._loop, sock, self._factory, self, self._backlog, self._wrap)
             self._listeners.append(listener)
             listener.start()
 

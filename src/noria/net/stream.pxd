@@ -103,6 +103,8 @@ cdef class StreamTransport(Layer):
     cdef bint give(self, bytes data) except -1
     cdef bint came_down(self, bytes data, Py_ssize_t n) except -1
     cdef int recall(self) except -1
+    cdef int send_posted(self) except -1
+    cdef int lay_bare(self) except -1
     cdef Py_ssize_t send_one(self, bytes data) noexcept
     cdef int emptied(self) except -1
     cdef int finish(self) except -1

@@ -30,7 +30,7 @@ from noria.core.capi cimport (
     enter_context, noria_take_exception,
 )
 from noria.core.wheel cimport Ready, Wheel, push
-from noria.io.driver cimport ANY, LISTENER, STREAM, WANT_IN, WANT_OUT, Channel, IODriver
+from noria.io.driver cimport STREAM, WANT_IN, WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
     AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, SHUT_WR, close,
     getpeername, getsockname, inet_ntop, iovec, ntohl, ntohs, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
@@ -44,6 +44,7 @@ import asyncio.trsock
 import os
 import socket
 import warnings
+import weakref
 from asyncio.log import logger
 
 cdef enum:
@@ -326,6 +327,46 @@ cdef class Layer(Channel):
         raise NotImplementedError
 
 
+class Socket(asyncio.trsock.TransportSocket):
+    """The socket object of a connection: its transport knows when the program lays hands on the descriptor."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, sock, transport):
+        super().__init__(sock)
+        self._transport = weakref.ref(transport)
+
+    def fileno(self):
+        """The descriptor's number."""
+        lay_bare(self._transport())
+        return self._sock.fileno()
+
+    def dup(self):
+        """A socket.socket of a duplicate of the descriptor."""
+        lay_bare(self._transport())
+        return self._sock.dup()
+
+    def shutdown(self, how):
+        """Close one half of the connection or both: shutdown(2). What was written goes out before."""
+        send_posted(self._transport())
+        self._sock.shutdown(how)
+
+    def __repr__(self):
+        return repr(asyncio.trsock.TransportSocket(self._sock))
+
+
+cdef int lay_bare(StreamTransport transport) except -1:
+    if transport is not None:
+        transport.lay_bare()
+    return 0
+
+
+cdef int send_posted(StreamTransport transport) except -1:
+    if transport is not None:
+        transport.send_posted()
+    return 0
+
+
 cdef class StreamTransport(Layer):
     """A TCP or Unix-domain connection. Made by the loop's create_connection, create_server and their kin."""
 
@@ -350,13 +391,16 @@ cdef class StreamTransport(Layer):
         """Whether bytes that count as sent are still on their way to the kernel."""
         return self.aloft != 0
 
-    def _receive_when_asked(self):
-        """From connection_made() on: have nothing received before it is asked for.
+    def _surrender(self):
+        """Pause reading, and let the caller receive from the descriptor: what came before and nobody was told, bytes.
 
-        While such a transport is paused its socket may be read by somebody else, who misses nothing.
+        None: not now. Reading is paused all the same.
         """
-        if not self.watched:
-            self.kind = ANY
+        self.pause_reading()
+        if self.life != OPEN:
+            return None
+        self.lay_bare()
+        return self.driver.surrender(self)
 
     # Opening.
 
@@ -608,7 +652,8 @@ cdef class StreamTransport(Layer):
         # Let the driver send it together with what else this turn sends. It counts as sent: what the kernel then does
         # not take comes back and is queued. False: not now. When nobody runs the loop, or it sleeps while another
         # thread writes (which is that thread's mistake), the bytes would wait.
-        if self.kind != STREAM or self.loop.thread == 0 or self.loop.asleep or not self.driver.post(self, data):
+        if (self.kind != STREAM or self.bare or self.loop.thread == 0 or self.loop.asleep
+                or not self.driver.post(self, data)):
             return False
         self.aloft += PyBytes_GET_SIZE(data)
         return True
@@ -656,6 +701,21 @@ cdef class StreamTransport(Layer):
         data = self.driver.unpost(self)
         if data is not None and self.came_down(data, self.send_one(data)):
             self.emptied()
+        return 0
+
+    cdef int send_posted(self) except -1:
+        # Send at once what is posted, as something follows that is not ours to order.
+        if self.aloft and not self.driver.abandoned:
+            self.recall()
+            if self.backlog and self.life < LOST and not self.wants & WANT_OUT:
+                self.await_room()
+        return 0
+
+    cdef int lay_bare(self) except -1:
+        # The program asked for the descriptor: what it does with it comes behind what it wrote, and finds what has not
+        # been told yet.
+        self.send_posted()
+        self.driver.lay_bare(self)
         return 0
 
     cdef Py_ssize_t send_one(self, bytes data) noexcept:
@@ -723,6 +783,9 @@ cdef class StreamTransport(Layer):
         """Close the sending half once everything written has gone out."""
         if self.life != OPEN or self.eof:
             return
+        self.send_posted()
+        if self.life != OPEN:
+            return
         self.eof = True
         if self.backlog == 0 and self.aloft == 0 and not self.driver.abandoned:  # it would end the parent's connection
             shutdown(self.fd, SHUT_WR)
@@ -761,8 +824,9 @@ cdef class StreamTransport(Layer):
         if self.reader == LAYER:
             above = self.above  # ours: see StreamTransport.read_up
             above.hurry()
-            if self.life != OPEN:
-                return
+        self.send_posted()
+        if self.life != OPEN:
+            return
         self.life = CLOSING
         self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
         if self.backlog == 0 and self.aloft == 0:
@@ -888,7 +952,7 @@ cdef class StreamTransport(Layer):
                 self.sock = socket.socket(fileno=self.fd)
             if self.sock is None:
                 return default
-            found = asyncio.trsock.TransportSocket(self.sock)
+            found = Socket(self.sock, self)
             self.extra_info()["socket"] = found
             return found
         if name == "peername":
@@ -969,7 +1033,7 @@ cdef class Listener(Channel):
     def __cinit__(self):
         self.closed = True
 
-    def __init__(self, Wheel loop not None, sock, factory, server, int backlog, wrap=None, bint shared=False):
+    def __init__(self, Wheel loop not None, sock, factory, server, int backlog, wrap=None):
         self.loop = loop
         self.driver = <IODriver>loop.driver
         self.sock = sock
@@ -980,9 +1044,6 @@ cdef class Listener(Channel):
         self.wrap = wrap
         self.context = PyContext_CopyCurrent()
         self.fd = sock.fileno()
-        # Other processes may accept from a socket that the program brought (a server that forks, or is replaced). An
-        # accept in a ring would take all connections from them, and also while this process is busy.
-        self.kind = ANY if shared else LISTENER
         loop.check_open()
         self.closed = False
 
