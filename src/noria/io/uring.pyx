@@ -840,12 +840,17 @@ cdef class UringDriver(EpollDriver):
         if channel.kind != STREAM or channel.bare or self.abandoned:
             return 0
         channel.bare = True
+        if self.hopeless:
+            return 0
         if not channel.bulk:
             channel.bulk = True
             channel.small = 0
             self.touch(channel)
-        if channel.reading == ARMED and self.owner == PyThread_get_thread_ident():
-            self.flush()  # from now on the ring takes nothing from it
+        if channel.reading == ARMED:
+            if self.owner == PyThread_get_thread_ident():
+                self.flush()  # from now on the ring takes nothing from it
+            elif self.wheel is not None and self.wheel.asleep:
+                self.wake()  # and here from a moment later on
         return 0
 
     cdef object surrender(self, Channel channel):
