@@ -480,7 +480,7 @@ class Fetcher:
             raise Failure(f"{size} bytes on the server, and {job.target.size} expected", kind="length")
 
     def _decoder(self, response: Response) -> Decoder | None:
-        encoding = response.headers.get("Content-Encoding", "").strip()
+        encoding = ", ".join(response.headers.getall("Content-Encoding", [])).strip()
         if not self.settings.decode or encoding.lower() in ("", "identity"):
             return None
         return Decoder(encoding, self.settings.max_size)

@@ -23,6 +23,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from noria.get import decoding
 from noria.get.columns import ColumnError, ColumnNames, Columns
 from noria.get.target import Target
 
@@ -543,10 +544,9 @@ def _parquet_module(shown: str) -> Any:
 
 
 def _zstd_module(shown: str) -> Any:
-    """The standard library's module, which older interpreters have as a backport."""
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            pass
-    raise InputError(f"{shown}: zstd needs backports.zstd: pip install 'noria[get-zstd]'", usage=True)
+    try:
+        return decoding.zstd_module()
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{shown}: zstd needs backports.zstd: pip install 'noria[get-zstd]'", usage=True
+        ) from None
