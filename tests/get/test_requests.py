@@ -245,6 +245,12 @@ def test_repr_digest_is_verified(faults: FaultServer, tmp_path: Path) -> None:
     assert (result.kind, os.listdir(tmp_path)) == ("checksum", ["x"])
     assert get(faults.on("/z", content(Repr_Digest="sha-256=:?:, what")), tmp_path).ok
 
+    async def two_lines(exchange: Exchange) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\nRepr-Digest: md5=:AAAA:\r\n"
+        await exchange.send(f"{head}Repr-Digest: {field(b'other')}\r\n\r\n".encode() + BODY)
+
+    assert get(faults.on("/two", two_lines), tmp_path).kind == "checksum"
+
 
 def test_a_checksum_file_is_asked_for_and_believed(faults: FaultServer, tmp_path: Path) -> None:
     url = faults.on("/x", content())

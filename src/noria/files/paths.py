@@ -10,7 +10,6 @@ import asyncio
 import errno
 import io
 import os
-import shutil
 import stat as _stat
 import threading
 from collections.abc import Awaitable, Callable
@@ -185,6 +184,8 @@ def _copy(src: StrPath, dst: StrPath, follow_symlinks: bool, stop: threading.Eve
     if not follow_symlinks and os.path.islink(src):
         os.symlink(os.readlink(src), dst)
         return
+    import shutil  # which imports all kinds of compression
+
     for path in (src, dst):
         try:
             found = os.stat(path)

@@ -50,18 +50,17 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
 import noria
 from noria.get import failures
 from noria.get.credentials import parse_proxy
-from noria.get.engine import Downloader, make_job, result_path
+from noria.get.engine import Downloader, make_job
 from noria.get.journal import DONE, FINISHING, Journal, JournalError, Record
 from noria.get.names import Names
-from noria.get.objects import FsspecStore, is_url, make_store
+from noria.get.objects import FsspecStore, make_store
 from noria.get.options import Options, Settings
 from noria.get.results import Activity, Result, Transfer
 from noria.get.store import LocalStore, Stamp
@@ -478,7 +477,7 @@ class _Run:
         for (target, _), record, (there, size) in zip(wanted, records, stamps, strict=True):
             skipped = Result(
                 target.url,
-                result_path(self._store, record.name),
+                self._store.where(record.name),
                 skipped=True,
                 checksum=record.checksum,
                 etag=record.etag,
@@ -565,7 +564,7 @@ class _Run:
         self._activity.received += received - shard.received
         shard.received = received
         arrived = [
-            (shard.items.pop(index), _result(found)) for index, found in message[3] if index in shard.items
+            (shard.items.pop(index), Result(**found)) for index, found in message[3] if index in shard.items
         ]
         return await loop.run_in_executor(self._pool, self._record, arrived)
 
@@ -625,11 +624,6 @@ class _Run:
         if activity.observer is not None:
             activity.observer("done", result)
         return result
-
-
-def _result(found: dict[str, Any]) -> Result:
-    path = found.pop("path")
-    return Result(**found, path=path if path is None or is_url(path) else Path(path))
 
 
 def _failed(target: Target, error: str, kind: str) -> Result:
@@ -717,17 +711,16 @@ async def _download(
         failed: list[dict[str, Any]] = []
         async with contextlib.aclosing(downloader.download_all(Target(*t) for _, t in items)) as results:
             async for result in results:
-                found = {field.name: getattr(result, field.name) for field in fields(result)}
-                if result.path is None and len(by_url[result.url]) > 1:
+                found = result.as_dict()
+                if result.where is None and len(by_url[result.url]) > 1:
                     failed.append(
                         found
                     )  # which of the equal ones it was shows when the others have their names
                     continue
-                if result.path is None:
+                if result.where is None:
                     index = by_url[result.url][0]
                 else:
-                    found["path"] = str(result.path)
-                    index = by_name[found["path"].rsplit("/", 1)[1]]
+                    index = by_name[result.where.rsplit("/", 1)[1]]
                     by_url[result.url].remove(index)
                 gathered.append((index, found))
         gathered.extend((by_url[found["url"]].pop(), found) for found in failed)

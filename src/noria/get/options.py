@@ -89,7 +89,7 @@ class Options(TypedDict, total=False):
     store: "Store | None"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)  # a repr would show passwords
 class Settings:
     """`Options` with the defaults filled in. Raises ValueError for what makes no sense."""
 

@@ -14,7 +14,6 @@ import csv
 import importlib
 import io
 import itertools
-import json
 import os
 import stat
 import zlib
@@ -311,6 +310,8 @@ class _JsonLines:
         return items
 
     def _target(self, line: bytes) -> Target:
+        import json
+
         if len(line) > _LONGEST_ROW:
             raise ValueError("it is longer than a MiB")
         if self._line == 1 and line.strip() in (b"[", b"[{"):

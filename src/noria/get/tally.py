@@ -26,7 +26,7 @@ _SAMPLE = 48  # of the latencies in a bucket
 OTHER = "(others)"  # stands for the hosts beyond the limit
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Host:
     """One server. seconds: spent on its files, added up. first_byte: sum of the times to the first byte."""
 
@@ -49,7 +49,7 @@ class Host:
         return self.first_byte / self.answers if self.answers else None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Failures:
     """Failures of one sort, with the first few as examples. label: for people, such as "http 404"."""
 
@@ -58,7 +58,7 @@ class Failures:
     examples: list[tuple[str, str]] = field(default_factory=list)  # URL, error
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Bucket:
     """A stretch of the run. received: bytes. active: the most downloads at a time. limit: that there could be."""
 
