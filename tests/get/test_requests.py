@@ -161,10 +161,18 @@ def test_cookies_of_a_file_go_where_it_says(faults: FaultServer, tmp_path: Path)
         "# Netscape HTTP Cookie File\n"
         "127.0.0.1\tFALSE\t/\tFALSE\t0\tid\tmine\n"
         "elsewhere.example\tFALSE\t/\tFALSE\t0\tid\ttheirs\n"
+        "localhost\tFALSE\t/\tFALSE\t0\tid\twithout a dot\n"
+        ".0.0.1\tTRUE\t/\tFALSE\t0\tpart\tof an address\n"
+        "127.0.0.1\tFALSE\t/\tTRUE\t0\tsecret\tfor https\n"
+        "127.0.0.1\tFALSE\t/\tFALSE\t1\told\texpired\n"
+        "127.0.0.1\tFALSE\t/other\tFALSE\t0\tother\tpath\n"
     )
     seen = Seen()
     assert get(faults.on("/x", seen), tmp_path, cookies=path).ok
     assert seen.headers[0]["cookie"] == "id=mine"
+    by_name = faults.on("/y", seen).replace("127.0.0.1", "localhost")
+    assert get(by_name, tmp_path, cookies=path).ok
+    assert seen.headers[1]["cookie"] == "id=without a dot"
     path.write_text("no cookies")
     with pytest.raises(ValueError, match="not a cookies file"):
         get(faults.url("/x"), tmp_path, cookies=path)
@@ -575,3 +583,17 @@ def test_a_downloader_takes_the_callers_session_and_leaves_it_open(
     noria.run(main())
     assert [headers["x-mine"] for headers in seen.headers] == ["1", "1", "1"]
     assert sorted(path.name for path in tmp_path.iterdir() if len(path.name) == 1) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("how", ["small", "large", "missing", "not plain"])
+def test_the_time_to_the_first_byte_is_the_servers(faults: FaultServer, tmp_path: Path, how: str) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await asyncio.sleep(0.3)
+        status = "404 Not Found" if how == "missing" else "200 OK"
+        await exchange.reply(bytes(2_000_000 if how == "large" else 10), status)
+
+    url = faults.on("/a%20b" if how == "not plain" else "/x", answer)
+    result = get(url, tmp_path)
+    assert result.ok == (how != "missing")
+    assert result.first_byte is not None
+    assert 0.29 < result.first_byte < 5

@@ -135,7 +135,8 @@ class Client:
             return None
         if response.to_be_followed_by_aiohttp():
             return None
-        transfer.first_byte = time.monotonic() - begin
+        waited = time.monotonic() - begin
+        transfer.first_byte = waited if response.first_byte is None else response.first_byte
         transfer.status = response.status
         return response
 

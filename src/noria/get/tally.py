@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from noria.get.failures import without_password
 from noria.get.results import Activity, Result
 
 _MOST_HOSTS = 1000
@@ -141,6 +142,7 @@ class Tally:
             name = result.host if len(self.hosts) < _MOST_HOSTS else OTHER
             host = self.hosts.setdefault(name, Host(name))
         bucket = self._bucket()
+        bucket.active = max(bucket.active, len(self.activity.transfers) + 1)  # it is none of them any more
         if not result.ok:
             host.failed += 1
             bucket.failed += 1
@@ -213,7 +215,7 @@ class Tally:
                 {
                     "kind": group.label,
                     "count": group.count,
-                    "examples": [list(pair) for pair in group.examples],
+                    "examples": [[without_password(where), error] for where, error in group.examples],
                 }
                 for group in self.failures()
             ],
