@@ -232,3 +232,22 @@ def test_who_comes_when_it_is_closed_waits_for_nothing(tmp_path: Path) -> None:
     assert answers == [0]
     with pytest.raises(JournalError, match="is closed"):
         journal.status()
+
+
+@pytest.mark.parametrize("kind", ["text", "database"])
+def test_a_file_that_is_something_else_is_left_as_it_is(tmp_path: Path, kind: str) -> None:
+    """The name may be a slip: `noria get --journal urls.txt`."""
+    path = tmp_path / "mine"
+    if kind == "text":
+        path.write_text("http://example.org/\n" * 1000)
+    else:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE notes(text)")
+            db.commit()
+    path.chmod(0o644)
+    before = path.read_bytes()
+    with pytest.raises(JournalError):
+        Journal(path)
+    assert path.read_bytes() == before
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(tmp_path) == ["mine"]

@@ -135,6 +135,7 @@ class Journal:
         self.path = os.fspath(path)
         self._read_only = read_only
         self._lock_fd = -1
+        self._made_lock = False
         self._run = 0
         self._older: int | None = None  # the last row of an earlier run; None if there is no run
         self._parts = False  # some name ends like those of parts
@@ -160,6 +161,8 @@ class Journal:
             self._open(durable)
         except sqlite3.Error as error:
             self._db.close()
+            if self._made_lock:
+                os.unlink(self.path + "-lock")
             self._unlock()
             raise self._error(error) from None
         if not read_only:
@@ -559,11 +562,15 @@ class Journal:
         if self._read_only:
             db.execute("PRAGMA query_only = 1")
         else:
+            # Nothing is done to a file that is something else: the name may be a slip of the user's.
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+            if tables and not tables >= {"files", "numbers", "meta"}:
+                raise sqlite3.DatabaseError("it is no journal of noria get")
             os.chmod(self.path, 0o600)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             db.execute("PRAGMA cache_size = -16384")  # KiB
-            if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            if not tables:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == _OLD_VERSION:
@@ -579,6 +586,7 @@ class Journal:
 
     def _lock(self) -> None:
         # A file of its own: closing any descriptor of the database would drop SQLite's locks on it (POSIX).
+        self._made_lock = not os.path.lexists(self.path + "-lock")
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._lock_fd = os.open(self.path + "-lock", flags, 0o600)
         try:
