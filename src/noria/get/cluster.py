@@ -51,6 +51,7 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
@@ -474,6 +475,7 @@ class _Run:
                 return ready + [_failed(target, str(full), "disk") for target, _ in wanted], []
         stamps = list(self._pool.map(lambda record: self._look(record), records)) if records else []
         items: list[_Item] = []
+        changes: list[Callable[[], None]] = []  # of the journal
         for (target, _), record, (there, size) in zip(wanted, records, stamps, strict=True):
             skipped = Result(
                 target.url,
@@ -488,16 +490,18 @@ class _Run:
             elif there and self._skip_existing and not ours:
                 ready.append(skipped)
                 if journal is not None:
-                    journal.adopt(record.id, size or 0)
+                    changes.append(partial(journal.adopt, record.id, size or 0))
             elif there and not self._overwrite and not ours and record.state != DONE:
                 error = f"{self._store.where(record.name)} exists already"
                 ready.append(_failed(target, error, "name"))
                 if journal is not None:
-                    journal.failed_row(record.id, error, "name")
+                    changes.append(partial(journal.failed_row, record.id, error, "name"))
             else:
                 items.append(_Item(target, record.name, record.id))
                 if journal is not None:
-                    journal.finishing(record.id, _UNDER_WAY, None, None)
+                    changes.append(partial(journal.finishing, record.id, _UNDER_WAY, None, None))
+        if journal is not None:
+            journal.together(changes)
         return ready, items
 
     def _look(self, record: Record) -> tuple[bool, int | None]:
@@ -593,12 +597,13 @@ class _Run:
         """Write results into the journal, then they may be told. Blocks."""
         journal = self._journal
         if journal is not None:
-            for item, result in results:
-                try:
-                    self._write(journal, item.row, result)
-                except JournalError as error:
-                    if not error.full:
-                        raise  # else the row says as before that the cluster works on it
+            try:
+                journal.together(
+                    [partial(self._write, journal, item.row, result) for item, result in results]
+                )
+            except JournalError as error:
+                if not error.full:
+                    raise  # else the rows say as before that the cluster works on them
         return [result for _, result in results]
 
     @staticmethod

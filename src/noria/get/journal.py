@@ -300,6 +300,11 @@ class Journal:
             self._jobs.put((change, future))
         return future
 
+    def together(self, changes: Sequence[Callable[[], None]]) -> None:
+        """Call `changes`, which call methods of this journal, and commit it all at once; or nothing, if one raises."""
+        if changes:
+            self._do(lambda: [change() for change in changes])
+
     def adopt(self, row: int, size: int) -> None:
         """A file that is there is taken for done."""
         self._update(row, f"state = {DONE}, size = ?, error = NULL, kind = NULL, segments = NULL", size)
@@ -500,6 +505,8 @@ class Journal:
 
     def _do(self, job: Callable[[], _T]) -> _T:
         """The result of `job`, called in the writer's thread and committed."""
+        if threading.current_thread() is self._thread:
+            return job()  # part of what is committed `together`
         import sqlite3
 
         future: Future[_T] = Future()
