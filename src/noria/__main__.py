@@ -1,8 +1,6 @@
 """`python -m noria` is `noria`."""
 
-import sys
-
-from noria.cli import main
+from noria.cli import leave, main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -12,14 +12,18 @@ FILE`.
 """
 
 import argparse
+import atexit
 import builtins
+import gc
 import importlib.machinery
 import importlib.util
 import io
 import os
 import pkgutil
 import runpy
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType, TracebackType
 from typing import NoReturn
@@ -60,14 +64,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise AssertionError("argparse accepts no command that is not in the table")
 
 
+def entry() -> NoReturn:
+    """The command `noria`."""
+    leave(main())
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with `status`.
+
+    After a plain `noria get` that is without taking apart, object by object, what the system takes back at once. What
+    the interpreter does before that is done, in its order (Py_FinalizeEx), as multiprocessing does it in its children.
+    """
+    monitoring = getattr(sys, "monitoring", None)  # from 3.12 on
+    watched = sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6))))
+    foreign = {
+        "distributed",
+        "fsspec",
+        "pyarrow",
+    } & sys.modules.keys()  # what these need at the end is theirs
+    if "noria.get.command" not in sys.modules or watched or foreign or sys.flags.inspect:
+        sys.exit(status)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is told, and little is left to interrupt
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            sys.exit(status)  # and the interpreter complains of it, in its words
+    os._exit(status)
+
+
 def _version() -> str:
     return noria.__version__
 
 
 def _get(arguments: list[str]) -> int:
-    from noria.get.command import main as get
-
+    # What a download leaves is freed by its counts. With the usual threshold, the collector looks over all the modules
+    # again and again, first while they come and then while nothing but jobs and results come and go.
+    gc.set_threshold(50_000, 20, 20)
     try:
+        from noria.get.command import main as get
+
         for package in _EXTRAS[
             "get"
         ]:  # imported when they are needed, which must not be in the middle of a run
@@ -76,6 +115,10 @@ def _get(arguments: list[str]) -> int:
         return get(arguments)
     except ModuleNotFoundError as error:
         return _missing("get", error)
+    except KeyboardInterrupt:
+        return 130  # as in the middle of a run
+    finally:
+        gc.freeze()  # else the interpreter, on its way out, looks for cycles in all that it will give back anyway
 
 
 def _demo(arguments: list[str]) -> int:

@@ -164,6 +164,18 @@ def test_passwords_are_not_shown(faults: FaultServer, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "geheim" not in done.stderr
     assert "http://me:***@127.0.0.1" in done.stderr
+    done = get(
+        "-o",
+        tmp_path,
+        "--json",
+        "--report",
+        tmp_path / "r.html",
+        f"http://me:geheim@127.0.0.1:{faults.port}/y",
+    )
+    assert "geheim" not in done.stdout + done.stderr + (tmp_path / "r.html").read_text()
+    assert "http://me:***@127.0.0.1" in done.stdout.splitlines()[-1]  # among the examples of the summary
+    done = get("status", tmp_path / ".noria-get.db")
+    assert "geheim" not in done.stdout + done.stderr
 
 
 def test_a_full_disk_fails_what_does_not_fit_and_nothing_else(pdf_server: Nginx, tmp_path: Path) -> None:

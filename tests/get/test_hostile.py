@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import brotli
 import pytest
+from backports import zstd
 
 import noria
 from get.fault_server import Exchange, FaultServer
@@ -533,8 +535,9 @@ def test_a_bomb_neither_fills_the_memory_nor_the_disk(
     faults: FaultServer, tmp_path: Path, encoding: str, decode: bool
 ) -> None:
     """With a bound on the size. A body that goes on for ever, if its encoding stays as it is."""
-    packer = zlib.compressobj(9, wbits=31 if encoding == "gzip" else 15)
-    packed = packer.compress(bytes(64 * MIB)) + packer.flush()
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress, "zstd": zstd.compress}[
+        encoding
+    ](bytes(64 * MIB))
 
     async def answer(exchange: Exchange) -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nConnection: close\r\n\r\n"
@@ -551,11 +554,8 @@ def test_a_bomb_neither_fills_the_memory_nor_the_disk(
         check=True,
     )
     error, kind, size, grown = json.loads(ended.stdout)
-    assert (kind, size) == ("protocol" if decode and encoding in ("zstd", "br") else "refused", 0)
-    if kind == "protocol":
-        assert error == f"the content encoding '{encoding}' is not known"
-    else:
-        assert error.startswith(f"larger than {4 * MIB} bytes")
+    assert (kind, size) == ("refused", 0)
+    assert error.startswith(f"larger than {4 * MIB} bytes")
     assert grown < 48 * MIB, f"{grown / MIB:.0f} MiB"
     assert beside_nothing(out) == {}
 

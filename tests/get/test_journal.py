@@ -232,3 +232,47 @@ def test_who_comes_when_it_is_closed_waits_for_nothing(tmp_path: Path) -> None:
     assert answers == [0]
     with pytest.raises(JournalError, match="is closed"):
         journal.status()
+
+
+@pytest.mark.parametrize("kind", ["text", "database"])
+def test_a_file_that_is_something_else_is_left_as_it_is(tmp_path: Path, kind: str) -> None:
+    """The name may be a slip: `noria get --journal urls.txt`."""
+    path = tmp_path / "mine"
+    if kind == "text":
+        path.write_text("http://example.org/\n" * 1000)
+    else:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE TABLE notes(text)")
+            db.commit()
+    path.chmod(0o644)
+    before = path.read_bytes()
+    with pytest.raises(JournalError):
+        Journal(path)
+    assert path.read_bytes() == before
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_changes_made_together_are_committed_together_or_not_at_all(tmp_path: Path) -> None:
+    def wrong() -> None:
+        raise RuntimeError("in the middle")
+
+    with Journal(tmp_path / "db") as journal:
+        journal.begin()
+        rows = [record.id for record in journal.register(entries("a", "b", "c"))]
+        seen: list[int] = []
+
+        def look() -> None:
+            """What somebody else sees while it goes on."""
+            seen.extend(state for (state,) in other.execute("SELECT state FROM files ORDER BY id"))
+
+        with closing(sqlite3.connect(tmp_path / "db", check_same_thread=False)) as other:
+            journal.together([lambda: journal.adopt(rows[0], 5), look, lambda: journal.adopt(rows[1], 7)])
+        assert seen == [PENDING] * 3
+        status = journal.status()
+        assert (status.done, status.pending, status.bytes) == (2, 1, 12)
+        with pytest.raises(RuntimeError):
+            journal.together([lambda: journal.adopt(rows[2], 5), wrong])
+        journal.together([])
+        assert journal.status() == status
+        assert [record.state for record in journal.records()] == [DONE, DONE, PENDING]

@@ -5,6 +5,8 @@ import base64
 import gzip
 import hashlib
 import os
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import brotli
 import pytest
+from backports import zstd
 
 import noria
 from get.fault_server import Exchange, FaultServer
 from noria.get import Activity, Downloader, Result, Target, Transfer, download, download_all
+from noria.get.decoding import Decoder
 from support.certs import Authority, Identity
 from support.nginx import Nginx
 
@@ -156,10 +161,18 @@ def test_cookies_of_a_file_go_where_it_says(faults: FaultServer, tmp_path: Path)
         "# Netscape HTTP Cookie File\n"
         "127.0.0.1\tFALSE\t/\tFALSE\t0\tid\tmine\n"
         "elsewhere.example\tFALSE\t/\tFALSE\t0\tid\ttheirs\n"
+        "localhost\tFALSE\t/\tFALSE\t0\tid\twithout a dot\n"
+        ".0.0.1\tTRUE\t/\tFALSE\t0\tpart\tof an address\n"
+        "127.0.0.1\tFALSE\t/\tTRUE\t0\tsecret\tfor https\n"
+        "127.0.0.1\tFALSE\t/\tFALSE\t1\told\texpired\n"
+        "127.0.0.1\tFALSE\t/other\tFALSE\t0\tother\tpath\n"
     )
     seen = Seen()
     assert get(faults.on("/x", seen), tmp_path, cookies=path).ok
     assert seen.headers[0]["cookie"] == "id=mine"
+    by_name = faults.on("/y", seen).replace("127.0.0.1", "localhost")
+    assert get(by_name, tmp_path, cookies=path).ok
+    assert seen.headers[1]["cookie"] == "id=without a dot"
     path.write_text("no cookies")
     with pytest.raises(ValueError, match="not a cookies file"):
         get(faults.url("/x"), tmp_path, cookies=path)
@@ -240,6 +253,12 @@ def test_repr_digest_is_verified(faults: FaultServer, tmp_path: Path) -> None:
     assert (result.kind, os.listdir(tmp_path)) == ("checksum", ["x"])
     assert get(faults.on("/z", content(Repr_Digest="sha-256=:?:, what")), tmp_path).ok
 
+    async def two_lines(exchange: Exchange) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\nRepr-Digest: md5=:AAAA:\r\n"
+        await exchange.send(f"{head}Repr-Digest: {field(b'other')}\r\n\r\n".encode() + BODY)
+
+    assert get(faults.on("/two", two_lines), tmp_path).kind == "checksum"
+
 
 def test_a_checksum_file_is_asked_for_and_believed(faults: FaultServer, tmp_path: Path) -> None:
     url = faults.on("/x", content())
@@ -271,27 +290,160 @@ def test_content_types_are_filtered(faults: FaultServer, tmp_path: Path) -> None
     assert get(url, tmp_path, content_types=["image/*"]).ok
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "raw"])
-def test_encodings_are_undone_if_asked(faults: FaultServer, tmp_path: Path, encoding: str) -> None:
-    text = b"text " * 100_000
-    if encoding == "gzip":
-        body = gzip.compress(text[:1000]) + gzip.compress(text[1000:])
-    else:
-        packer = zlib.compressobj(wbits=15 if encoding == "deflate" else -15)
-        body = packer.compress(text) + packer.flush()
-    url = faults.on("/x", content(body, Content_Encoding="gzip" if encoding == "gzip" else "deflate"))
-    assert get(url, tmp_path, decode=True).ok
-    assert (tmp_path / "x").read_bytes() == text
-    result = get(faults.on("/y", content(body[:-20], Content_Encoding="gzip")), tmp_path, decode=True)
-    assert result.kind in ("length", "protocol")
+TEXT = b"text " * 100_000
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": zstd.compress,
+}
 
 
-def test_a_bomb_is_refused(faults: FaultServer, tmp_path: Path) -> None:
-    body = gzip.compress(bytes(80_000_000), 9)
-    url = faults.on("/x", content(body, Content_Encoding="gzip"))
+@pytest.mark.parametrize("encoding", PACKERS)
+def test_encodings_are_undone_if_asked(
+    start_nginx: Callable[..., Nginx], tmp_path: Path, encoding: str
+) -> None:
+    docs, out = tmp_path / "docs", tmp_path / "out"
+    docs.mkdir()
+    noise = os.urandom(1_000_000)
+    (docs / "text").write_bytes(PACKERS[encoding](TEXT))
+    (docs / "noise").write_bytes(PACKERS[encoding](noise))
+    (docs / "empty").write_bytes(PACKERS[encoding](b""))
+    nginx = start_nginx(docs, extra=f"add_header Content-Encoding {encoding};")
+    for name, content in (("text", TEXT), ("noise", noise), ("empty", b"")):
+        assert get(nginx.url(name), out, decode=True).error is None
+        assert (out / name).read_bytes() == content
+        assert get(nginx.url(name), out, decode=False, overwrite=True).error is None
+        assert (out / name).read_bytes() == (docs / name).read_bytes()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_members_one_after_the_other_are_one_file(faults: FaultServer, tmp_path: Path, encoding: str) -> None:
+    """Whatever their sizes, and however the network cuts them."""
+    pack = PACKERS[encoding]
+    body = b"".join(pack(TEXT[start : start + 50]) for start in range(0, len(TEXT), 50)) + pack(b"")
+    url = faults.on("/x", content(body, Content_Encoding=encoding))
+    assert get(url, tmp_path, decode=True).error is None
+    assert (tmp_path / "x").read_bytes() == TEXT
+    for step in (1, 7, 1000):
+        decoder = Decoder(encoding, None)
+        cut = [body[start : start + step] for start in range(0, 20_000, step)]
+        assert TEXT.startswith(b"".join(piece for part in cut for piece in decoder.feed(part)))
+
+
+@pytest.mark.parametrize("name", ["frame", "raw"])
+def test_deflate_comes_in_two_ways(faults: FaultServer, tmp_path: Path, name: str) -> None:
+    packer = zlib.compressobj(wbits=15 if name == "frame" else -15)
+    body = packer.compress(TEXT) + packer.flush()
+    assert get(faults.on("/x", content(body, Content_Encoding="deflate")), tmp_path, decode=True).ok
+    assert (tmp_path / "x").read_bytes() == TEXT
+
+
+@pytest.mark.parametrize("encoding", PACKERS)
+def test_an_encoded_body_that_is_cut_short_or_broken_is_no_file(
+    faults: FaultServer, tmp_path: Path, encoding: str
+) -> None:
+    body = PACKERS[encoding](os.urandom(100_000))
+    whole = content(body, Content_Encoding=encoding)
+    for number, wrong in enumerate([body[:-1], body[:-20], body[:5], b"nonsense" * 1000, body + b"nonsense"]):
+        url = faults.on(f"/{number}", content(wrong, Content_Encoding=encoding))
+        result = get(url, tmp_path, decode=True, retries=0)
+        if wrong.startswith(body) and encoding == "deflate":  # of which all is there; the rest is nobody's
+            assert result.ok
+            (tmp_path / f"{number}").unlink()
+        else:
+            assert result.kind in ("length", "protocol"), result
+        assert os.listdir(tmp_path) == []
+    assert get(faults.on("/x", whole), tmp_path, decode=True).ok
+
+
+def test_encodings_on_top_of_one_another_are_not_taken_for_one(faults: FaultServer, tmp_path: Path) -> None:
+    async def answer(exchange: Exchange) -> None:
+        body = gzip.compress(brotli.compress(TEXT))
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        fields = "Content-Encoding: gzip\r\nContent-Encoding: br\r\n"
+        await exchange.send(f"{head}{fields}\r\n".encode() + body)
+
+    result = get(faults.on("/x", answer), tmp_path, decode=True)
+    assert (result.kind, result.error) == ("protocol", "the content encoding 'gzip, br' is not known")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
+def test_a_bomb_is_refused(faults: FaultServer, tmp_path: Path, encoding: str) -> None:
+    body = PACKERS[encoding](bytes(80_000_000))
+    url = faults.on("/x", content(body, Content_Encoding=encoding))
     result = get(url, tmp_path, decode=True)
     assert (result.kind, os.listdir(tmp_path)) == ("refused", [])
     assert get(url, tmp_path, decode=True, max_size=1000).kind == "refused"
+
+
+@pytest.mark.parametrize("nothing", [gzip.compress(b""), b"\x50\x2a\x4d\x18\0\0\0\0"])
+def test_members_without_content_are_counted_too(faults: FaultServer, tmp_path: Path, nothing: bytes) -> None:
+    async def answer(exchange: Exchange) -> None:
+        encoding = "gzip" if nothing.startswith(b"\x1f") else "zstd"
+        await exchange.send(f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\n\r\n".encode())
+        while True:
+            await exchange.send(nothing * 1000)
+
+    result = get(faults.on("/x", answer), tmp_path, decode=True, max_size=1000)
+    assert (result.kind, os.listdir(tmp_path)) == ("refused", [])
+
+
+def test_a_zstd_window_that_is_not_for_http_is_refused(faults: FaultServer, tmp_path: Path) -> None:
+    """RFC 9659 allows 8 MiB; a frame may ask for 2 GiB."""
+    options = {zstd.CompressionParameter.window_log: 24}
+    packer = zstd.ZstdCompressor(options=options)
+    body = packer.compress(os.urandom(1_000_000) * 20) + packer.flush()
+    result = get(faults.on("/x", content(body, Content_Encoding="zstd")), tmp_path, decode=True)
+    assert (result.kind, os.listdir(tmp_path)) == ("protocol", [])
+    assert "too much memory" in (result.error or "")
+
+
+WITHOUT = """
+import sys
+for name in ("brotli", "backports.zstd"):
+    sys.modules[name] = None  # what the import system takes for not installed
+from noria.cli import main
+sys.exit(main(["get", *sys.argv[1:]]))
+"""
+
+
+def test_what_is_missing_for_an_encoding_is_named(faults: FaultServer, tmp_path: Path) -> None:
+    accepted = []
+
+    async def answer(exchange: Exchange) -> None:
+        accepted.append(exchange.headers["accept-encoding"])
+        encoding = exchange.path[1:]
+        await exchange.reply(PACKERS[encoding](TEXT), Content_Encoding=encoding)
+
+    faults.always = answer
+    urls = [faults.url("/br"), faults.url("/zstd"), faults.url("/gzip")]
+    command = ["--decode", "-j1", "-o", str(tmp_path / "a"), *urls]
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *command], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert "content encoding br needs brotli: pip install 'noria[get-decode]'" in ended.stderr
+    assert "content encoding zstd needs backports.zstd: pip install 'noria[get-decode]'" in ended.stderr
+    assert [name for name in os.listdir(tmp_path / "a") if not name.startswith(".")] == ["gzip"]
+    assert set(accepted) == {"gzip, deflate"}
+    accepted.clear()
+    assert get(urls[0], tmp_path, decode=True).ok
+    assert accepted == ["gzip, deflate, br, zstd"]
+
+
+def test_headers_of_the_caller_go_before_ours(faults: FaultServer, tmp_path: Path) -> None:
+    seen: list[dict[str, str]] = []
+
+    async def answer(exchange: Exchange) -> None:
+        seen.append(exchange.headers)
+        await exchange.reply(b"x")
+
+    headers = {"accept-encoding": "br", "user-AGENT": "me"}
+    assert get(Target(faults.on("/x", answer), headers={"USER-agent": "you"}), tmp_path, headers=headers).ok
+    assert (seen[0]["accept-encoding"], seen[0]["user-agent"]) == ("br", "you")
 
 
 def test_update_fetches_what_changed(start_nginx: Callable[..., Nginx], tmp_path: Path) -> None:
@@ -431,3 +583,17 @@ def test_a_downloader_takes_the_callers_session_and_leaves_it_open(
     noria.run(main())
     assert [headers["x-mine"] for headers in seen.headers] == ["1", "1", "1"]
     assert sorted(path.name for path in tmp_path.iterdir() if len(path.name) == 1) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("how", ["small", "large", "missing", "not plain"])
+def test_the_time_to_the_first_byte_is_the_servers(faults: FaultServer, tmp_path: Path, how: str) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await asyncio.sleep(0.3)
+        status = "404 Not Found" if how == "missing" else "200 OK"
+        await exchange.reply(bytes(2_000_000 if how == "large" else 10), status)
+
+    url = faults.on("/a%20b" if how == "not plain" else "/x", answer)
+    result = get(url, tmp_path)
+    assert result.ok == (how != "missing")
+    assert result.first_byte is not None
+    assert 0.29 < result.first_byte < 5

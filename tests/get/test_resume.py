@@ -137,6 +137,18 @@ def test_a_lying_content_range_is_refused_and_the_file_fetched_whole(
     assert (tmp_path / "x").read_bytes() == BODY
 
 
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_part_of_no_more_use_is_removed(faults: FaultServer, tmp_path: Path, journal: bool) -> None:
+    answer = ranged(
+        cut=lambda n: 700_000 if n == 1 else None,
+        content_range=lambda start, end, total: f"bytes {start + 1}-{end}/{total}",
+    )
+    options = {} if journal else {"journal": None}
+    result = get(faults.on("/x", answer), tmp_path, retries=1, **options)
+    assert result.error == "the server sent another part than the one asked for"
+    assert [name for name in os.listdir(tmp_path) if not name.startswith(".")] == []
+
+
 @pytest.mark.parametrize("both_names", [False, True])
 @pytest.mark.parametrize("renamed", [False, True])
 def test_a_death_around_the_rename_is_understood(

@@ -30,9 +30,34 @@ def test_no_display_no_rich_and_no_client_for_what_is_not_asked(
     modules = imported(how, "-o", tmp_path, pdf_server.url("f1040.pdf"))
     assert "noria.get.engine" in modules
     unneeded = {"rich", "aiohttp", "http.cookiejar", "urllib.request", "netrc", "fsspec", "distributed"}
+    unneeded |= {"shutil", "ctypes"} | ({"json"} if how != "--json" else set())
+    unneeded |= {"urllib.parse", "email.utils"} if how != "--fsync" else set()
     assert modules & unneeded == set()
     assert ("httptools" in modules) == (how == "--fsync")  # which a small plain file can do without
     assert (tmp_path / "f1040.pdf").exists()
+
+
+def test_without_a_journal_and_checksums_neither_sqlite_nor_openssl(
+    pdf_server: Nginx, tmp_path: Path
+) -> None:
+    modules = imported("-q", "--no-journal", "-o", tmp_path, pdf_server.url("f1040.pdf"))
+    assert modules & {"sqlite3", "hashlib", "json", "shutil", "pathlib", "urllib.parse"} == set()
+    assert (tmp_path / "f1040.pdf").exists()
+
+
+def test_the_end_of_the_process_is_an_orderly_one(pdf_server: Nginx, tmp_path: Path) -> None:
+    """Nothing is taken apart, and yet what others have to do at the end is done, and output is not lost."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import atexit, threading, time\nfrom noria.cli import leave, main\n"
+        "if __name__ == '__main__':\n"
+        "    atexit.register(print, 'at exit', end='')\n"
+        "    threading.Thread(target=lambda: (time.sleep(0.2), print('thread', end=' '))).start()\n"
+        "    leave(main())\n"
+    )
+    command = [sys.executable, program, "get", "-q", "-o", tmp_path / "out", pdf_server.url("f1040.pdf")]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "thread at exit", "")
 
 
 def test_help_imports_less_than_a_run() -> None:

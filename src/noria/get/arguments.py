@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "Times are in seconds, and 0 means no limit. Sizes are bytes and may end in K, M, G or T (powers of 1024).\n"
         "A file grows as NAME.part and gets its name when it is complete.\n"
         "'noria get --man' prints the manual page.\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=_width()),
         allow_abbrev=False,  # a new option must not change what a script's abbreviation means
     )
     parser.add_argument("url", nargs="*", metavar="URL", help="what to download, by http or https")
@@ -71,6 +71,21 @@ def parser() -> argparse.ArgumentParser:
     _add_http(parser.add_argument_group("HTTP"))
     _add_report(parser.add_argument_group("what you see"))
     return parser
+
+
+def _width() -> int:
+    """Columns of the terminal, less the two that argparse keeps free. It would ask shutil, which imports all that
+    compresses, and do so for options that are added, too.
+    """
+    try:
+        columns = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        columns = 0
+    try:
+        columns = columns or os.get_terminal_size(1).columns
+    except OSError:
+        pass
+    return (columns or 80) - 2
 
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

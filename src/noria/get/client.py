@@ -66,11 +66,10 @@ class Client:
         self._session = session
         self._settings = settings
         self._credentials = credentials
-        self._headers = {
-            "User-Agent": settings.user_agent,
-            **(settings.headers or {}),
-            "Accept-Encoding": decoding.ACCEPTED if settings.decode else "identity",
-        }
+        accepted = decoding.accepted() if settings.decode else "identity"
+        self._headers = _merged(
+            {"User-Agent": settings.user_agent, "Accept-Encoding": accepted}, settings.headers
+        )
 
     @contextlib.asynccontextmanager
     async def get(
@@ -85,16 +84,16 @@ class Client:
         this request, such as Range. given: what the first request has brought, if it was made already. Raises Failure
         and what aiohttp raises.
         """
-        headers = {**self._headers, **(own or {})}
+        headers = _merged(self._headers, own)
         trusted = True
         authorization = self._credentials.authorization(url)
         url = url.with_user(None)
-        if authorization is not None and not any(name.lower() == "authorization" for name in headers):
+        if authorization is not None and not _has(headers, "authorization"):
             headers["Authorization"] = authorization
         for _ in range(self._settings.max_redirects + 1):
             sent = {**headers, **extra}
             # The file knows which host a cookie is for.
-            if (cookies := self._credentials.cookies(url)) and "Cookie" not in sent:
+            if (cookies := self._credentials.cookies(url)) and not _has(sent, "cookie"):
                 sent["Cookie"] = cookies
             taken = None if given is None else await self._taken(given, transfer)
             given = None
@@ -136,7 +135,8 @@ class Client:
             return None
         if response.to_be_followed_by_aiohttp():
             return None
-        transfer.first_byte = time.monotonic() - begin
+        waited = time.monotonic() - begin
+        transfer.first_byte = waited if response.first_byte is None else response.first_byte
         transfer.status = response.status
         return response
 
@@ -160,6 +160,18 @@ class Client:
         transfer.first_byte = time.monotonic() - begin
         transfer.status = response.status
         return response
+
+
+def _has(headers: Mapping[str, str], name: str) -> bool:
+    return any(name == other.lower() for other in headers)
+
+
+def _merged(headers: Mapping[str, str], others: Mapping[str, str] | None) -> dict[str, str]:
+    """`headers` and `others`, which go before those of the same name in whatever case of letters."""
+    if not others:
+        return dict(headers)
+    names = {name.lower() for name in others}
+    return {**{name: value for name, value in headers.items() if name.lower() not in names}, **others}
 
 
 async def read_short_body(response: Response) -> None:

@@ -50,18 +50,18 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
 import noria
 from noria.get import failures
 from noria.get.credentials import parse_proxy
-from noria.get.engine import Downloader, make_job, result_path
+from noria.get.engine import Downloader, make_job
 from noria.get.journal import DONE, FINISHING, Journal, JournalError, Record
 from noria.get.names import Names
-from noria.get.objects import FsspecStore, is_url, make_store
+from noria.get.objects import FsspecStore, make_store
 from noria.get.options import Options, Settings
 from noria.get.results import Activity, Result, Transfer
 from noria.get.store import LocalStore, Stamp
@@ -475,10 +475,11 @@ class _Run:
                 return ready + [_failed(target, str(full), "disk") for target, _ in wanted], []
         stamps = list(self._pool.map(lambda record: self._look(record), records)) if records else []
         items: list[_Item] = []
+        changes: list[Callable[[], None]] = []  # of the journal
         for (target, _), record, (there, size) in zip(wanted, records, stamps, strict=True):
             skipped = Result(
                 target.url,
-                result_path(self._store, record.name),
+                self._store.where(record.name),
                 skipped=True,
                 checksum=record.checksum,
                 etag=record.etag,
@@ -489,16 +490,18 @@ class _Run:
             elif there and self._skip_existing and not ours:
                 ready.append(skipped)
                 if journal is not None:
-                    journal.adopt(record.id, size or 0)
+                    changes.append(partial(journal.adopt, record.id, size or 0))
             elif there and not self._overwrite and not ours and record.state != DONE:
                 error = f"{self._store.where(record.name)} exists already"
                 ready.append(_failed(target, error, "name"))
                 if journal is not None:
-                    journal.failed_row(record.id, error, "name")
+                    changes.append(partial(journal.failed_row, record.id, error, "name"))
             else:
                 items.append(_Item(target, record.name, record.id))
                 if journal is not None:
-                    journal.finishing(record.id, _UNDER_WAY, None, None)
+                    changes.append(partial(journal.finishing, record.id, _UNDER_WAY, None, None))
+        if journal is not None:
+            journal.together(changes)
         return ready, items
 
     def _look(self, record: Record) -> tuple[bool, int | None]:
@@ -565,7 +568,7 @@ class _Run:
         self._activity.received += received - shard.received
         shard.received = received
         arrived = [
-            (shard.items.pop(index), _result(found)) for index, found in message[3] if index in shard.items
+            (shard.items.pop(index), Result(**found)) for index, found in message[3] if index in shard.items
         ]
         return await loop.run_in_executor(self._pool, self._record, arrived)
 
@@ -594,12 +597,13 @@ class _Run:
         """Write results into the journal, then they may be told. Blocks."""
         journal = self._journal
         if journal is not None:
-            for item, result in results:
-                try:
-                    self._write(journal, item.row, result)
-                except JournalError as error:
-                    if not error.full:
-                        raise  # else the row says as before that the cluster works on it
+            try:
+                journal.together(
+                    [partial(self._write, journal, item.row, result) for item, result in results]
+                )
+            except JournalError as error:
+                if not error.full:
+                    raise  # else the rows say as before that the cluster works on them
         return [result for _, result in results]
 
     @staticmethod
@@ -625,11 +629,6 @@ class _Run:
         if activity.observer is not None:
             activity.observer("done", result)
         return result
-
-
-def _result(found: dict[str, Any]) -> Result:
-    path = found.pop("path")
-    return Result(**found, path=path if path is None or is_url(path) else Path(path))
 
 
 def _failed(target: Target, error: str, kind: str) -> Result:
@@ -717,17 +716,16 @@ async def _download(
         failed: list[dict[str, Any]] = []
         async with contextlib.aclosing(downloader.download_all(Target(*t) for _, t in items)) as results:
             async for result in results:
-                found = {field.name: getattr(result, field.name) for field in fields(result)}
-                if result.path is None and len(by_url[result.url]) > 1:
+                found = result.as_dict()
+                if result.where is None and len(by_url[result.url]) > 1:
                     failed.append(
                         found
                     )  # which of the equal ones it was shows when the others have their names
                     continue
-                if result.path is None:
+                if result.where is None:
                     index = by_url[result.url][0]
                 else:
-                    found["path"] = str(result.path)
-                    index = by_name[found["path"].rsplit("/", 1)[1]]
+                    index = by_name[result.where.rsplit("/", 1)[1]]
                     by_url[result.url].remove(index)
                 gathered.append((index, found))
         gathered.extend((by_url[found["url"]].pop(), found) for found in failed)

@@ -4,8 +4,6 @@ A column is found by the name the user gave, or by one of the usual names, in an
 has wrong is a ValueError whose text is fit to be shown after the file's name and the row's number.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -95,6 +93,8 @@ def parse_checksum(text: str, column: str = "") -> str:
     Without an algorithm before the colon, `column` is the algorithm if it names one, else the number of
     digits tells.
     """
+    import hashlib
+
     algorithm, colon, digits = text.strip().lower().rpartition(":")
     if not colon:
         named = column.strip().lower().replace("-", "")
@@ -158,6 +158,8 @@ def _size(value: object) -> int | None:
 
 def _headers(value: object) -> dict[str, str] | None:
     """Headers as a mapping, as pairs (a map of Parquet), as a JSON object in text, or as lines of text."""
+    import json
+
     if _is_empty(value):
         return None
     if isinstance(value, str) and value.lstrip().startswith("{"):

@@ -3,9 +3,7 @@
 import argparse
 import asyncio
 import contextlib
-import gc
 import importlib.util
-import json
 import os
 import socket
 import ssl
@@ -30,12 +28,7 @@ def main(arguments: list[str]) -> int:
         options = _parse(arguments)
         if options is None:
             return OK
-        # What a download leaves is freed by its counts. With the usual threshold, the collector looks over all the
-        # modules again and again while nothing but jobs and results come and go.
-        gc.set_threshold(50_000, 20, 20)
-        status_of_all = run(options)
-        gc.freeze()  # else the interpreter, on its way out, looks for cycles in all that it will give back anyway
-        return status_of_all
+        return run(options)
     except KeyboardInterrupt:  # before anything began, or when all was over
         return INTERRUPTED
 
@@ -227,6 +220,8 @@ def _os_words(error: OSError, directory: str) -> str:
 
 async def _dry_run(options: argparse.Namespace, targets: Any, store: Any) -> int:
     """Print what a run would fetch and where to: URL, tab, path; or with --json a JSON object a line."""
+    import json
+
     from noria.get.failures import Failure, parse_url, printable, shown_url, without_password
     from noria.get.names import Names, name_from_url, safe_name
     from noria.get.sources import BadRow

@@ -38,9 +38,16 @@ class Credentials:
                 self._cookies.load(os.fspath(settings.cookies), ignore_discard=True, ignore_expires=True)
             except jars.LoadError as error:
                 raise ValueError(f"not a cookies file: {error}") from None
-            for cookie in self._cookies:
+            loaded = list(self._cookies)
+            self._cookies.clear()
+            for cookie in loaded:
                 if cookie.expires == 0:  # a session's, as curl and browsers' exporters write it
                     cookie.expires, cookie.discard = None, True
+                if "." not in cookie.domain:
+                    cookie.domain += ".local"  # as http.cookiejar calls a host without a dot
+                if _is_part_of_an_address(cookie.domain):
+                    continue  # which http.cookiejar takes for a domain with hosts in it (RFC 6265, section 5.1.3)
+                self._cookies.set_cookie(cookie)
             self._cookies.clear_expired_cookies()
         self._proxy = parse_proxy(settings.proxy) if settings.proxy else None
         self._proxies = _proxies_of_environment() if settings.proxy is None else {}
@@ -102,6 +109,12 @@ def parse_proxy(text: str) -> "URL":
     if url.scheme not in ("http", "https"):
         raise ValueError(f"unsupported kind of proxy: {shown_url(text)}; only http and https are known")
     return url
+
+
+def _is_part_of_an_address(domain: str) -> bool:
+    """Whether `domain` is like .0.0.1, and so no domain; an address alone is a host."""
+    labels = domain.split(".")
+    return labels[-1].isdecimal() and not (labels[0] and len(labels) == 4)
 
 
 def _basic(user: str, password: str) -> str:

@@ -2,13 +2,11 @@
 beside a file (URL.sha256), and the computing of them.
 """
 
-import base64
-import binascii
-import hashlib
-import hmac
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+# hashlib, which loads OpenSSL, is imported where it is needed: most files have nothing to be held against.
 
 # RFC 9530 names; the others in its registry are deprecated, which does for no assurance.
 _REPR_DIGEST = {"sha-256": "sha256", "sha-512": "sha512"}
@@ -28,6 +26,8 @@ class Expected(NamedTuple):
 
 def parse_checksum(text: str, source: str = "") -> Expected:
     """From "ALGORITHM:HEX". Raises ValueError if the algorithm is unknown or the digest has another length."""
+    import hashlib
+
     algorithm, _, digits = text.strip().partition(":")
     algorithm = algorithm.strip().lower().replace("-", "")
     algorithm = {"sha2256": "sha256"}.get(algorithm, algorithm)
@@ -41,10 +41,16 @@ def parse_checksum(text: str, source: str = "") -> Expected:
     return Expected(algorithm, digest, source)
 
 
-def parse_repr_digest(header: str | None) -> list[Expected]:
-    """What a Repr-Digest header says, as far as it is understood and trustworthy."""
+def parse_repr_digest(lines: list[str]) -> list[Expected]:
+    """What the `lines` of a Repr-Digest header say, as far as it is understood and trustworthy."""
+    if not lines:
+        return []
+    import base64
+    import binascii
+    import hashlib
+
     found = []
-    for match in _ENTRY.finditer((header or "")[:4096]):
+    for match in _ENTRY.finditer(", ".join(lines)[:4096]):
         algorithm = _REPR_DIGEST.get(match[1].lower())
         try:
             digest = base64.b64decode(match[2], validate=True)
@@ -57,6 +63,8 @@ def parse_repr_digest(header: str | None) -> list[Expected]:
 
 def parse_checksum_file(text: str, name: str, algorithm: str = "sha256") -> Expected | None:
     """From the text of a checksum file: the line for `name`, or the only line; None if there is no such."""
+    import hashlib
+
     size = hashlib.new(algorithm).digest_size * 2
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
     entries = [line for line in lines if re.fullmatch(rf"[0-9a-fA-F]{{{size}}}", line[0])]
@@ -70,7 +78,12 @@ class Digests:
 
     def __init__(self, expected: Iterable[Expected]) -> None:
         self._expected = list(expected)
-        self._hashes = {e.algorithm: hashlib.new(e.algorithm, usedforsecurity=False) for e in self._expected}
+        self._hashes: dict[str, Any] = {}
+        if self._expected:
+            import hashlib
+
+            names = {e.algorithm for e in self._expected}
+            self._hashes = {name: hashlib.new(name, usedforsecurity=False) for name in names}
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
@@ -85,7 +98,7 @@ class Digests:
         """In words, the first checksum that does not hold; None if all do."""
         for expected in self._expected:
             actual = self._hashes[expected.algorithm].digest()
-            if not hmac.compare_digest(actual, expected.digest):
+            if actual != expected.digest:
                 wanted = expected.digest.hex()
                 wish = f"{expected.source} says {wanted}" if expected.source else f"{wanted} was expected"
                 return f"checksum mismatch: {expected.algorithm} is {actual.hex()}, and {wish}"

@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
@@ -33,7 +32,6 @@ from noria.get.hosts import Hosts, Window
 from noria.get.journal import Journal, JournalError
 from noria.get.lean import LeanSession, Unsuited
 from noria.get.names import Names, name_from_url, safe_name
-from noria.get.objects import is_url
 from noria.get.options import Options, Settings
 from noria.get.rates import TokenBucket
 from noria.get.results import Activity, Result, Transfer
@@ -427,12 +425,6 @@ class _Queue:
         return item
 
 
-def result_path(store: Store, name: str) -> Path | str:
-    """Where `name` is in `store`, for a Result; a string if that is a URL, of which a Path would take a slash."""
-    where = store.where(name)
-    return where if is_url(where) else Path(where)
-
-
 class _Run:
     """One list."""
 
@@ -525,7 +517,7 @@ class _Run:
             del self._activity.transfers[transfer]
         return Result(
             url=job.target.url,
-            path=result_path(self._fetcher.store, job.name) if failure is None else None,
+            where=self._fetcher.store.where(job.name) if failure is None else None,
             size=outcome.size,
             status=transfer.status,
             error=failure.message if failure else None,

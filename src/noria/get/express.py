@@ -174,6 +174,7 @@ class Express:
 
             job.given = response = LeanResponse(connection, job.parsed())
             response.answer = response.begun
+            response.first_byte = exchange.first_byte
             connection.start(None, response)
             for piece in data:
                 response.feed(piece)

@@ -144,7 +144,9 @@ def network_failure(error: Exception, connect_timeout: float | None, stall_timeo
             return Failure(words, again=error.status in (502, 503, 504), kind="connect")
         case aiohttp.ClientResponseError():
             return Failure(
-                f"the server's answer makes no sense: {printable(error.message)}", again=True, kind="protocol"
+                f"the server's answer makes no sense: {_first_line(error.message)}",
+                again=True,
+                kind="protocol",
             )
         case _:
             return Failure(f"{type(error).__name__}: {printable(str(error))}")
@@ -182,6 +184,12 @@ def without_password(text: str) -> str:
 def shown_url(text: str) -> str:
     """`text`, a URL or what was taken for one, fit to be shown: without its password."""
     return printable(without_password(text), 2000)
+
+
+def _first_line(message: str) -> str:
+    """What aiohttp's parser says, without the piece of the answer that it draws an arrow below."""
+    words = message.split("\n\n")[0]
+    return printable(" ".join(words.split()).rstrip(":"))
 
 
 def _ssl_reason(error: Exception) -> str:

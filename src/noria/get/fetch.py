@@ -76,6 +76,13 @@ class Job:
     path: str = ""
     given: "LeanResponse | Exception | None" = None
 
+    useless: bool = False  # a part is there that nothing can go on with
+
+    def forget_part(self) -> None:
+        """What is in the part is of no use: the next attempt begins anew."""
+        self.have, self.segments, self.validator = 0, None, Validator()
+        self.useless = True
+
     def parsed(self) -> "URL":
         """The URL."""
         if self.url is None:
@@ -83,7 +90,7 @@ class Job:
         return self.url
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Outcome:
     """What `Fetcher.fetch` brought."""
 
@@ -92,7 +99,7 @@ class Outcome:
     checksum: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Fetcher:
     """What the downloads of a run share. claim: gives a name out, numbered if it is taken."""
 
@@ -119,14 +126,16 @@ class Fetcher:
         try:
             return await self._fetch(job, transfer)
         except asyncio.CancelledError:
-            if self.journal is None and (job.have or job.segments):  # kept between two attempts
+            if job.useless or (
+                self.journal is None and (job.have or job.segments)
+            ):  # kept between two attempts
                 await asyncio.shield(self._blocking(lambda: self.store.remove_part(job.name)))
             raise
         except JournalError as error:
             raise Failure(str(error), kind="disk") from None
         except Failure as failure:
             keep = self._keeps(job) and failure.again
-            if not keep and (job.have or job.segments):
+            if not keep and (job.have or job.segments or job.useless):
                 await self._blocking(lambda: self.store.remove_part(job.name))
             if self.journal is not None and job.row is not None:
                 journal, row, message, kind = self.journal, job.row.id, failure.message, failure.kind
@@ -357,7 +366,7 @@ class Fetcher:
             self._check_size(job, expected)
             transfer.size, transfer.resumed, transfer.received = expected, have, have
             checks = job.expected or (
-                [] if decoder else parse_repr_digest(response.headers.get("Repr-Digest"))
+                [] if decoder else parse_repr_digest(response.headers.getall("Repr-Digest", []))
             )
             if part_of is None and decoder is None:
                 count = self._segment_count(job, response, total)
@@ -393,6 +402,8 @@ class Fetcher:
             and (self.journal is not None or not cancelled)
         )
         await sink.end(keep=keep)
+        if sink.touched:
+            job.useless = False  # it has been written over, or removed
         if keep and sink.touched:
             stamp = await self._blocking(lambda: self.store.part_stamp(job.name))
             job.have = stamp.size if stamp else 0
@@ -446,8 +457,7 @@ class Fetcher:
         elif "Content-Encoding" in response.headers and response.headers["Content-Encoding"] != "identity":
             wrong = "the server sent a part of something encoded"
         if wrong is not None:
-            # What is there is of no use: the next attempt begins anew, and so it ends.
-            job.have, job.segments, job.validator = 0, None, Validator()
+            job.forget_part()
             raise Failure(wrong, again=True, kind="protocol")
         assert found is not None
         return found
@@ -480,7 +490,7 @@ class Fetcher:
             raise Failure(f"{size} bytes on the server, and {job.target.size} expected", kind="length")
 
     def _decoder(self, response: Response) -> Decoder | None:
-        encoding = response.headers.get("Content-Encoding", "").strip()
+        encoding = ", ".join(response.headers.getall("Content-Encoding", [])).strip()
         if not self.settings.decode or encoding.lower() in ("", "identity"):
             return None
         return Decoder(encoding, self.settings.max_size)
@@ -620,6 +630,7 @@ class Fetcher:
         checks: list[Expected],
     ) -> tuple[Sink, Callable[[list[bytes]], Outcome]]:
         await self._blocking(lambda: self.store.remove_part(job.name))  # which may be a longer one
+        job.useless = False
         job.segments = ranges.split(size, count)
         await self._remember(job, None)
         return await self._run_segments(job, transfer, checks, response)
@@ -710,13 +721,13 @@ class Fetcher:
             transfer.status = response.status
             if response.status == 200:
                 response.close()
-                job.have, job.segments, job.validator = 0, None, Validator()
+                job.forget_part()
                 raise Failure("the file changed on the server in the meantime", again=True, kind="protocol")
             if response.status not in (206, 416):
                 await self._check_status(response)
             found = self._check_part(job, response, ranges.validator(response.headers), start, end)
             if found.total != transfer.size:
-                job.have, job.segments, job.validator = 0, None, Validator()
+                job.forget_part()
                 raise Failure("the file changed on the server in the meantime", again=True, kind="protocol")
             await self._read_segment(job, transfer, segment, sink, response, end - start, saved)
 

@@ -13,13 +13,9 @@ final name and holds its inode; a run that finds it later knows whether the rena
 """
 
 import contextlib
-import ctypes
 import fcntl
-import hashlib
-import json
 import os
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +25,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from noria.get.names import PART_ENDING, numbered
+from noria.get.smallfiles import file_system
 from noria.get.store import Stamp
 from noria.get.target import Target
 
@@ -133,9 +130,12 @@ class Journal:
     def __init__(
         self, path: str | os.PathLike[str], *, read_only: bool = False, durable: bool = False
     ) -> None:
+        import sqlite3  # a run without a journal does without
+
         self.path = os.fspath(path)
         self._read_only = read_only
         self._lock_fd = -1
+        self._made_lock = False
         self._run = 0
         self._older: int | None = None  # the last row of an earlier run; None if there is no run
         self._parts = False  # some name ends like those of parts
@@ -161,6 +161,8 @@ class Journal:
             self._open(durable)
         except sqlite3.Error as error:
             self._db.close()
+            if self._made_lock:
+                os.unlink(self.path + "-lock")
             self._unlock()
             raise self._error(error) from None
         if not read_only:
@@ -239,6 +241,8 @@ class Journal:
 
     def progress(self, row: int, segments: Sequence[Sequence[int]] | None) -> None:
         """How far each segment has come; for a file that is fetched in several."""
+        import json
+
         self._update(row, "segments = ?", None if segments is None else json.dumps(segments))
 
     def finishing(self, row: int, stamp: Stamp, etag: str | None, modified: str | None) -> None:
@@ -295,6 +299,11 @@ class Journal:
         else:
             self._jobs.put((change, future))
         return future
+
+    def together(self, changes: Sequence[Callable[[], None]]) -> None:
+        """Call `changes`, which call methods of this journal, and commit it all at once; or nothing, if one raises."""
+        if changes:
+            self._do(lambda: [change() for change in changes])
 
     def adopt(self, row: int, size: int) -> None:
         """A file that is there is taken for done."""
@@ -353,6 +362,8 @@ class Journal:
         """What failed, in the order of the list, as targets to try again; without headers that may hold
         secrets. May be read while a run changes the rows.
         """
+        import json
+
         last = 0
         while rows := self._page(
             f"SELECT id, url, given, want_checksum, want_size, headers FROM files WHERE state = {FAILED}"
@@ -377,6 +388,8 @@ class Journal:
     # The writer's side.
 
     def _register_all(self, targets: Sequence[tuple[Target, str]]) -> list[Record]:
+        import sqlite3
+
         if self._older == 0 and not self._parts and not any(n.endswith(PART_ENDING) for _, n in targets):
             # All rows are this run's, and names are only in each other's way if they are the same.
             first, now = self._last() + 1, time.time()
@@ -492,6 +505,10 @@ class Journal:
 
     def _do(self, job: Callable[[], _T]) -> _T:
         """The result of `job`, called in the writer's thread and committed."""
+        if threading.current_thread() is self._thread:
+            return job()  # part of what is committed `together`
+        import sqlite3
+
         future: Future[_T] = Future()
         with self._gate:
             if self._closed:
@@ -521,6 +538,8 @@ class Journal:
                 return
 
     def _commit(self, batch: list[tuple[Callable[[], Any], Future[Any]]]) -> None:
+        import sqlite3
+
         results: list[tuple[Future[Any], Any]] = []
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -542,17 +561,23 @@ class Journal:
             self._changes.clear()
 
     def _open(self, durable: bool) -> None:
+        import sqlite3
+
         db = self._db
         if _copies_on_write(self.path):
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
         if self._read_only:
             db.execute("PRAGMA query_only = 1")
         else:
+            # Nothing is done to a file that is something else: the name may be a slip of the user's.
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+            if tables and not tables >= {"files", "numbers", "meta"}:
+                raise sqlite3.DatabaseError("it is no journal of noria get")
             os.chmod(self.path, 0o600)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             db.execute("PRAGMA cache_size = -16384")  # KiB
-            if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            if not tables:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == _OLD_VERSION:
@@ -568,6 +593,7 @@ class Journal:
 
     def _lock(self) -> None:
         # A file of its own: closing any descriptor of the database would drop SQLite's locks on it (POSIX).
+        self._made_lock = not os.path.lexists(self.path + "-lock")
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._lock_fd = os.open(self.path + "-lock", flags, 0o600)
         try:
@@ -581,6 +607,8 @@ class Journal:
             os.close(fd)
 
     def _error(self, error: Exception) -> JournalError:
+        import sqlite3
+
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY and self._read_only:
             reason = "a run has it to itself, as it must on this file system; look again when it has ended"
@@ -596,9 +624,7 @@ def _copies_on_write(path: str) -> bool:
     its log through a file that is mapped into memory; to change that without room (a full disk, a quota) ends a process
     there by SIGBUS. Alone with the database, it does without the file, and nobody can look on.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    found = (ctypes.c_long * 32)()  # struct statfs, which begins with f_type (statfs(2)), and has 120 bytes
-    return libc.statfs(os.fsencode(path), found) == 0 and found[0] & 0xFFFFFFFF in _COPYING
+    return file_system(os.fsencode(path)) in _COPYING
 
 
 def _parts(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
@@ -613,16 +639,24 @@ def _wants(target: Target) -> tuple[str | None, int | None, str | None]:
     """What a row keeps of `target` for another try: checksum, size, and the headers that are no secret."""
     if not target.headers:
         return target.checksum, target.size, None
+    import json
+
     headers = {k: v for k, v in target.headers.items() if k.lower() not in SECRET_HEADERS}
     return target.checksum, target.size, json.dumps(headers) if headers else None
 
 
 def _key(target: Target) -> int:
     """A number for what makes two targets the same; 64 bits, for an index that stays small."""
+    import hashlib
+
     text = f"{target.url}\0{target.name or ''}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
 
 
 def _record(row: Sequence[Any]) -> Record:
     record = Record(*row)
-    return record._replace(segments=json.loads(row[13])) if row[13] else record
+    if not row[13]:
+        return record
+    import json
+
+    return record._replace(segments=json.loads(row[13]))

@@ -36,6 +36,7 @@ _NOT_PLAIN = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "expect", "te", "upgrade"}
 )
 _AUTHORITY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
+_ZONE = re.compile(r"%25[^\]]*")
 _UNFIT_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
 _FIT_AS_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -162,7 +163,11 @@ class LeanSession:
         """The server with these parts of a URL, unsuited or not."""
         origin = self._origins.get((scheme, authority))
         if origin is None:
-            named = authority.removesuffix(f":{port}") if port == _PORTS[scheme] else authority
+            host = host.replace(
+                "%25", "%"
+            )  # before the zone of an IPv6 address, which is ours alone (RFC 6874)
+            authority_there = _ZONE.sub("", authority)
+            named = authority_there.removesuffix(f":{port}") if port == _PORTS[scheme] else authority_there
             tail = b" HTTP/1.1\r\nHost: " + named.encode("ascii") + b"\r\n"
             origin = self._origins[scheme, authority] = Origin(scheme == "https", host, port, tail)
         return origin

@@ -9,7 +9,6 @@ that name exists already is for the writer to find out.
 import re
 import unicodedata
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, unquote_to_bytes
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -31,6 +30,8 @@ _LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
 
 def name_from_url(url: "URL") -> str:
     """The safe name in the last component of the path of `url`; the query takes no part, as with curl -O."""
+    from urllib.parse import unquote
+
     return safe_name(unquote(url.raw_path, errors="replace").rstrip("/")) or _FALLBACK
 
 
@@ -119,6 +120,8 @@ def _extended(value: str) -> str:
     _, second, encoded = rest.partition("'")
     if not quote or not second or charset.lower() not in ("utf-8", "iso-8859-1"):
         return ""
+    from urllib.parse import unquote_to_bytes
+
     try:
         return unquote_to_bytes(encoded).decode(charset)
     except UnicodeDecodeError:

@@ -21,7 +21,6 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
-from urllib.parse import unquote, urlsplit
 
 from noria.get.failures import printable
 from noria.get.names import PART_ENDING
@@ -303,6 +302,8 @@ def make_store(output: str | os.PathLike[str], parts: str | None = None) -> Loca
     if not isinstance(output, str) or not is_url(output):
         return LocalStore(output, parts)
     if output.lower().startswith("file://"):
+        from urllib.parse import unquote, urlsplit
+
         return LocalStore(unquote(urlsplit(output).path) or "/", parts)
     return FsspecStore(output, parts=parts)
 

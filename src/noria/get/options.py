@@ -36,9 +36,10 @@ class Options(TypedDict, total=False):
     ones (True). fsync: a file has reached the disk before it gets its name, and the name before it is told.
     store: where files go instead of the directory.
 
-    decode: undo the server's content encoding (gzip, deflate). max_redirects: 10. allow_downgrade: let https
-    redirect to http. max_size: bytes a file may have. content_types: patterns such as "image/*", of which the
-    answer's must match one. checksum_files: ask for URL.sha256 first and hold the file against it.
+    decode: undo the server's content encoding: gzip, deflate and, with their libraries (extra get-decode), br and
+    zstd. max_redirects: 10. allow_downgrade: let https redirect to http. max_size: bytes a file may have.
+    content_types: patterns such as "image/*", of which the answer's must match one. checksum_files: ask for URL.sha256
+    first and hold the file against it.
 
     proxy: a URL, or "" for none; by default the environment's http_proxy, https_proxy and no_proxy. headers:
     sent with every request. auth: (user, password), bearer: a token, netrc: read ~/.netrc: all of these, and
@@ -88,7 +89,7 @@ class Options(TypedDict, total=False):
     store: "Store | None"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)  # a repr would show passwords
 class Settings:
     """`Options` with the defaults filled in. Raises ValueError for what makes no sense."""
 

@@ -7,8 +7,6 @@ too much is unwritten: then `show` waits.
 
 import asyncio
 import contextlib
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -204,7 +202,7 @@ def error_line(result: Result) -> str:
 
 
 def _arrival(result: Result) -> str:
-    path = printable(str(result.path), 2000)
+    path = printable(result.where or "", 2000)
     if result.skipped:
         return f"{path} is there already"
     return f"{path}  {size_text(result.size)}  {result.seconds:.2f} s"
@@ -215,7 +213,7 @@ def _done(result: Result) -> dict[str, Any]:
         "url": without_password(result.url),
         "ok": result.ok,
         "skipped": result.skipped,
-        "path": None if result.path is None else os.fspath(result.path),
+        "path": result.where,
         "size": result.size,
         "resumed": result.resumed,
         "status": result.status,
@@ -232,6 +230,8 @@ def _done(result: Result) -> dict[str, Any]:
 
 
 def _json(event: dict[str, Any]) -> str:
+    import json
+
     return json.dumps(
         event, ensure_ascii=True, allow_nan=False
     )  # ASCII: no encoding can fail, no terminal obey

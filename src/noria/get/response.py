@@ -35,6 +35,7 @@ class LeanResponse:
         self.heard = 0.0  # loop time of the last byte, or of the request
         self.began = False  # a byte has come
         self.paused = False
+        self.first_byte: float | None = None  # seconds that it took, if whoever made the request knows
         self._connection: Connection | None = connection
         self._origin = connection.origin
         self._parser: HttpResponseParser | None = HttpResponseParser(self)

@@ -69,6 +69,20 @@ cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd_write(int fd, unsigned long value)
 
 
+cdef extern from "<sys/vfs.h>" nogil:
+    cdef struct statfs:
+        long f_type
+    int c_statfs "statfs" (const char *path, statfs *found)
+
+
+def file_system(bytes path):
+    """The number of the kind of file system that `path` is on (statfs(2)); 0 if that is not to be known."""
+    cdef statfs found
+    if c_statfs(path, &found) != 0:
+        return 0
+    return found.f_type & 0xFFFFFFFF
+
+
 cdef enum:
     C_WRITE = 1
     C_PUBLISH = 2

@@ -14,7 +14,6 @@ import csv
 import importlib
 import io
 import itertools
-import json
 import os
 import stat
 import zlib
@@ -23,6 +22,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from noria.get import decoding
 from noria.get.columns import ColumnError, ColumnNames, Columns
 from noria.get.target import Target
 
@@ -310,6 +310,8 @@ class _JsonLines:
         return items
 
     def _target(self, line: bytes) -> Target:
+        import json
+
         if len(line) > _LONGEST_ROW:
             raise ValueError("it is longer than a MiB")
         if self._line == 1 and line.strip() in (b"[", b"[{"):
@@ -543,10 +545,9 @@ def _parquet_module(shown: str) -> Any:
 
 
 def _zstd_module(shown: str) -> Any:
-    """The standard library's module, which older interpreters have as a backport."""
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            pass
-    raise InputError(f"{shown}: zstd needs backports.zstd: pip install 'noria[get-zstd]'", usage=True)
+    try:
+        return decoding.zstd_module()
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{shown}: zstd needs backports.zstd: pip install 'noria[get-zstd]'", usage=True
+        ) from None

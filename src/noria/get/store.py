@@ -5,7 +5,6 @@ when everything is in it, and not before. Its methods are called one at a time.
 """
 
 import os
-import shutil
 import stat
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -165,6 +164,8 @@ class LocalStore:
                 os.rename(path, gone)  # at once, so that nobody makes a file in it while it is emptied
             except OSError:
                 return
+            import shutil  # which imports all kinds of compression
+
             shutil.rmtree(gone, ignore_errors=True)
 
     def _part(self, name: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from noria.get.failures import without_password
 from noria.get.results import Activity, Result
 
 _MOST_HOSTS = 1000
@@ -26,7 +27,7 @@ _SAMPLE = 48  # of the latencies in a bucket
 OTHER = "(others)"  # stands for the hosts beyond the limit
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Host:
     """One server. seconds: spent on its files, added up. first_byte: sum of the times to the first byte."""
 
@@ -49,7 +50,7 @@ class Host:
         return self.first_byte / self.answers if self.answers else None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Failures:
     """Failures of one sort, with the first few as examples. label: for people, such as "http 404"."""
 
@@ -58,7 +59,7 @@ class Failures:
     examples: list[tuple[str, str]] = field(default_factory=list)  # URL, error
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Bucket:
     """A stretch of the run. received: bytes. active: the most downloads at a time. limit: that there could be."""
 
@@ -141,6 +142,7 @@ class Tally:
             name = result.host if len(self.hosts) < _MOST_HOSTS else OTHER
             host = self.hosts.setdefault(name, Host(name))
         bucket = self._bucket()
+        bucket.active = max(bucket.active, len(self.activity.transfers) + 1)  # it is none of them any more
         if not result.ok:
             host.failed += 1
             bucket.failed += 1
@@ -213,7 +215,7 @@ class Tally:
                 {
                     "kind": group.label,
                     "count": group.count,
-                    "examples": [list(pair) for pair in group.examples],
+                    "examples": [[without_password(where), error] for where, error in group.examples],
                 }
                 for group in self.failures()
             ],
