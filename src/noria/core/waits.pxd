@@ -1,4 +1,4 @@
-from noria.core.futures cimport Future
+from noria.core.futures cimport BaseFuture
 
 # What an operation has come to.
 cdef enum Outcome:
@@ -13,7 +13,7 @@ cdef enum Stage:
     WAITING
     OVER
 
-cdef class Waiter(Future):
+cdef class Waiter(BaseFuture):
     cdef int begin(self) except -1
     cdef int again(self) except -1
     cdef int dropped(self, object error) except -1
