@@ -84,11 +84,11 @@ def test_a_task_that_is_nothing_but_a_wait_has_a_state_a_stack_and_an_end_of_wha
     run(main())
 
 
-@pytest.mark.parametrize(
-    "name",
-    "Queue PriorityQueue LifoQueue Lock Event Condition Semaphore BoundedSemaphore Barrier Future Task StreamReader"
-    " StreamWriter StreamReaderProtocol TaskGroup Timeout Handle TimerHandle".split(),
-)
+CLASSES = """Queue PriorityQueue LifoQueue Lock Event Condition Semaphore BoundedSemaphore Barrier Future Task StreamReader
+    StreamWriter StreamReaderProtocol TaskGroup Timeout Handle TimerHandle"""
+
+
+@pytest.mark.parametrize("name", CLASSES.split())
 def test_inspect_knows_the_signature_of_each_class_and_of_subclasses(name: str) -> None:
     def parameters(kind: type) -> list[tuple[str, Any, Any]]:
         found = inspect.signature(kind).parameters.values()
@@ -120,7 +120,7 @@ def test_methods_hung_on_one_object_are_what_awaiting_calls(run: Run) -> None:
         for thing in (noria.Lock(), noria.Semaphore(), noria.BoundedSemaphore(), noria.Condition()):
             for name in ("acquire", "release"):
                 watch(thing, name)
-            async with thing:  # type: ignore[attr-defined]
+            async with thing:
                 assert thing.locked()
             assert not thing.locked()
         assert called == ["put_nowait", "get_nowait"] + ["acquire", "release"] * 4
@@ -369,9 +369,9 @@ def test_a_group_can_be_ended_by_the_name_that_programs_use(run: Run) -> None:
     async def main() -> None:
         async with noria.TaskGroup() as group:
             task = group.create_task(asyncio.sleep(1000))
-            assert group._tasks == {task}  # type: ignore[attr-defined]
-            assert group._parent_task is asyncio.current_task()  # type: ignore[attr-defined]
-            group._abort()  # type: ignore[attr-defined]
+            assert group._tasks == {task}
+            assert group._parent_task is asyncio.current_task()
+            group._abort()
         assert task.cancelled()
 
     run(main())
