@@ -395,3 +395,53 @@ def test_reports_about_a_shielded_error_call_the_future_one(run: Run) -> None:
 
     run(main())
     assert reports == ["Future exception was never retrieved"]
+
+
+@pytest.mark.parametrize("name", ["acquire", "get", "wait", "wait_for", "yielded"])
+def test_a_second_await_of_the_same_operation_fails_and_leaves_the_first_alone(name: str, run: Run) -> None:
+    async def main() -> None:
+        lock, queue, event = noria.Lock(), noria.Queue[int](), noria.Event()
+        await lock.acquire()
+        wait = {
+            "acquire": lock.acquire,
+            "get": queue.get,
+            "wait": event.wait,
+            "wait_for": lambda: noria.wait_for(event.wait(), 10),
+            "yielded": lambda: noria.sleep(0),
+        }[name]()
+        first = asyncio.ensure_future(wait)
+        await turns(1)
+        for second in (wait, noria.wait_for(wait, 10)):
+            with pytest.raises(RuntimeError, match="coroutine is being awaited already"):
+                await second
+        lock.release()
+        queue.put_nowait(1)
+        event.set()
+        await asyncio.wait_for(first, 10)
+
+    run(main())
+
+
+def test_a_condition_s_lock_is_looked_at_when_it_is_given() -> None:
+    with pytest.raises(AttributeError, match="locked"):
+        noria.Condition(lock=3)  # type: ignore[arg-type]
+
+
+def test_a_group_inside_another_leaves_no_cancellation_behind(run: Run) -> None:
+    # On asyncio's tasks of 3.11 and 3.12, which keep one that was taken back, too.
+    async def fails() -> None:
+        raise ValueError
+
+    async def main() -> None:
+        with pytest.raises(ExceptionGroup):
+            async with noria.TaskGroup() as outer:
+                outer.create_task(fails())
+                async with noria.TaskGroup() as inner:
+                    inner.create_task(fails())
+                    await asyncio.sleep(10)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        await asyncio.sleep(0)
+
+    run(main())

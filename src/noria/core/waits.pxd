@@ -1,3 +1,5 @@
+from cpython.object cimport PyObject
+
 from noria.core.futures cimport BaseFuture
 
 # What an operation has come to.
@@ -25,3 +27,4 @@ cdef class Waiter(BaseFuture):
 cdef object done              # awaiting it gives None at once
 
 cdef object running_loop()
+cdef PyObject* awaited(PyObject* self) noexcept  # what `await` takes a Waiter for: itself

@@ -22,7 +22,7 @@ Each answers with an Outcome. What they raise goes to whoever awaits. None of th
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
-from noria.core.capi cimport PyObject_GC_UnTrack, noria_set_await
+from noria.core.capi cimport PyErr_SetObject, PyObject_GC_UnTrack, noria_set_await
 from noria.core.futures cimport FINISHED, PENDING, BaseFuture, ended_with, new_iter, thrown
 
 import warnings
@@ -251,6 +251,16 @@ cdef PyObject* itself(PyObject* self) noexcept:
     return self
 
 
+cdef PyObject* awaited(PyObject* self) noexcept:
+    # A second `await` of what somebody waits for must not disturb him.
+    if (<Waiter>self).stage == WAITING or (<Waiter>self).stage == YIELDED:
+        error = RuntimeError("coroutine is being awaited already")
+        PyErr_SetObject(RuntimeError, error)
+        return NULL
+    Py_INCREF(<object>self)
+    return self
+
+
 cdef int advance(Waiter self, PyObject** out) except -1:
     cdef int outcome
     if self.stage == WAITING:
@@ -299,6 +309,6 @@ cdef PyObject* nothing_more(PyObject* it) noexcept:
     return NULL  # without an exception: StopIteration(None)
 
 
-noria_set_await(Waiter, itself, go_on)
+noria_set_await(Waiter, awaited, go_on)
 noria_set_await(Done, itself, nothing_more)
 done = Done.__new__(Done)

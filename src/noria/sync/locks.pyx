@@ -514,6 +514,8 @@ cdef class Condition(LoopBound):
         return self.lock
 
     cdef int fill(self, object lock) except -1:
+        if not isinstance(lock, Lock):
+            lock.locked, lock.acquire, lock.release  # AttributeError now rather than later
         self.lock = lock
         self.native = None
         if isinstance(lock, Lock) and (<Lock>lock).plain:

@@ -14,10 +14,14 @@ from noria.core.wheel cimport Ready, Wheel, push
 from noria.sync.tasks cimport cancel, native_task, running_task, watch
 
 import asyncio.exceptions
+import sys
 
 from noria.core._marks import mark_coroutine_functions
 
 cdef object CancelledError = asyncio.exceptions.CancelledError
+# Whether asyncio's tasks forget a cancellation that is still to be thrown in when `uncancel` takes the last one back. Those
+# before 3.13 would throw it at an await after the outermost block that was meant to end by it.
+cdef bint UNCANCELS = sys.version_info >= (3, 13)
 
 
 cdef bint is_base_error(object error) except -1:
@@ -310,7 +314,7 @@ cdef class Exit(Waiter):
             if self.kind is not None and not issubclass(self.kind, CancelledError):
                 group.errors.append(raised)
             if group.errors:
-                if parent.cancelling():
+                if parent.cancelling() and (UNCANCELS or isinstance(parent, Task)):
                     # Cancelled from outside: let that come through at the next await, and the count stay what it was.
                     parent.uncancel()
                     parent.cancel()

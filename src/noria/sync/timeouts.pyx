@@ -17,7 +17,7 @@ from noria.core.capi cimport (
 from noria.core.futures cimport BaseFuture, ended_with, is_native
 from noria.core.loop cimport CoreLoop
 from noria.core.tasks cimport Task
-from noria.core.waits cimport FRESH, OVER, YIELDED, Waiter, running_loop
+from noria.core.waits cimport FRESH, OVER, YIELDED, Waiter, awaited as itself_once, running_loop
 from noria.core.wheel cimport Ready, push
 from noria.sync.lines cimport inherits
 from noria.sync.tasks cimport cancel, running_task, to_future
@@ -463,8 +463,10 @@ cdef object stepper(object awaitable):
     if PyCoro_CheckExact(awaitable):
         if awaitable.cr_await is None:
             return awaitable
-    elif is_native(awaitable) and (isinstance(awaitable, Waiter) or (<BaseFuture>awaitable).loop is not None):
-        return awaitable
+    elif is_native(awaitable):
+        if (<Waiter>awaitable).stage == FRESH if isinstance(awaitable, Waiter) else (
+                (<BaseFuture>awaitable).loop is not None):
+            return awaitable
     return awaited(awaitable)  # which also says so if it cannot be awaited
 
 
@@ -508,7 +510,7 @@ cdef PyObject* go_on(PyObject* it) noexcept:
         return NULL
 
 
-noria_set_await(WaitFor, itself, go_on)
+noria_set_await(WaitFor, itself_once, go_on)
 noria_set_await(Passage, itself, pass_through)
 
 
