@@ -19,8 +19,8 @@ import sys
 from noria.core._marks import mark_coroutine_functions
 
 cdef object CancelledError = asyncio.exceptions.CancelledError
-# Whether asyncio's tasks forget a cancellation that is still to be thrown in when `uncancel` takes the last one back. Those
-# before 3.13 would throw it at an await after the outermost block that was meant to end by it.
+# Whether asyncio's tasks forget a cancellation that is still to be thrown in when `uncancel` takes the last one back.
+# Those before 3.13 would throw it at an await after the outermost block that was meant to end by it.
 cdef bint UNCANCELS = sys.version_info >= (3, 13)
 
 
