@@ -446,7 +446,7 @@ cdef class BaseFuture(Ready):
             raise self.error
         if self.state == CANCELLED:
             raise self.cancelled_error()
-        raise InvalidStateError("Result is not ready.")
+        raise InvalidStateError("Result is not set.")
 
     cdef object ended_by(self):
         # The error that awaiting would raise, or None.
