@@ -61,6 +61,26 @@ for name in noria.__all__:
     )
 
 
+def test_the_name_of_the_best_loop_gives_noria_s_and_the_name_of_a_loop_that_loop() -> None:
+    passes(
+        """
+import asyncio, sys, noria
+standard = asyncio.SelectorEventLoop
+
+async def loop():
+    return type(asyncio.get_running_loop())
+
+assert noria.run(loop(), loop_factory=noria.EventLoop) is noria.Loop
+noria.patch()
+with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+    assert runner.run(loop()) is standard
+if sys.version_info >= (3, 13):
+    with asyncio.Runner(loop_factory=asyncio.EventLoop) as runner:
+        assert runner.run(loop()) is noria.Loop
+"""
+    )
+
+
 def test_unpatch_restores_every_attribute_and_the_policy() -> None:
     passes(
         SNAPSHOT

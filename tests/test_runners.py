@@ -182,3 +182,28 @@ def test_the_policy_makes_noria_loops() -> None:
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio.run takes loop_factory since 3.12")
 def test_asyncio_run_with_norias_factory_is_debuggable() -> None:
     assert asyncio.run(loop_and_debug(), debug=True, loop_factory=noria.new_event_loop)[1] is True
+
+
+def test_a_keyboard_interrupt_that_a_task_ends_with_leaves_nothing_unawaited() -> None:
+    done = python(
+        """
+import noria
+
+async def interrupted():
+    raise KeyboardInterrupt
+
+async def main():
+    async with noria.TaskGroup() as group:
+        group.create_task(interrupted())
+        await noria.sleep(10)
+
+try:
+    noria.run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+""",
+        "-X",
+        "dev",
+    )
+    assert done.stdout == "interrupted\n"
+    assert "never awaited" not in done.stderr

@@ -77,11 +77,14 @@ from noria.sync.timeouts import (
 )
 from noria.sync.waiting import as_completed as as_completed, wait as wait
 
+EventLoop = Loop  # 3.13's name for the best loop that there is
+
 __version__ = "0.1.0"
 
 __all__ = sorted(
     {
         *_asyncio_all,
+        "EventLoop",  # 3.13's
         "EventLoopPolicy",
         "Loop",
         "QueueShutDown",  # 3.13's

@@ -106,8 +106,6 @@ from noria.sync.taskgroups import TaskGroup as TaskGroup
 from noria.sync.timeouts import Timeout as Timeout, timeout as timeout, timeout_at as timeout_at
 from noria.sync.waiting import as_completed as as_completed
 
-if sys.version_info >= (3, 13):
-    from asyncio import EventLoop as EventLoop
 if sys.version_info < (3, 14):
     from asyncio import (
         AbstractChildWatcher as AbstractChildWatcher,
@@ -122,5 +120,7 @@ if sys.version_info < (3, 14):
 
 # noria.get is imported when first asked for.
 from noria import files as files, get as get
+
+EventLoop = Loop
 
 __version__: str

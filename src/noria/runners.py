@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from noria.loop import Loop, new_event_loop
+from noria.sync.gathering import gather
 
 _T = TypeVar("_T")
 
@@ -216,7 +217,8 @@ def cancel_all(loop: asyncio.AbstractEventLoop) -> None:
         return
     for task in left:
         task.cancel()
-    loop.run_until_complete(settle(left))
+    # Not a coroutine: a KeyboardInterrupt that one of them ended with may come out before it would have begun.
+    loop.run_until_complete(gather(*left, return_exceptions=True))
     for task in left:
         if task.cancelled():
             continue
@@ -229,11 +231,6 @@ def cancel_all(loop: asyncio.AbstractEventLoop) -> None:
                     "task": task,
                 }
             )
-
-
-async def settle(tasks: set[asyncio.Task[Any]]) -> None:
-    """Wait for all of them, whatever becomes of them."""
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def shutdown_executor(loop: asyncio.AbstractEventLoop) -> None:

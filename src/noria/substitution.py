@@ -6,7 +6,8 @@ all of `noria.__all__` whose object is noria's. So what was imported from asynci
 standard library's objects; they mix. Nothing happens by importing noria.
 
 Left alone are the loops, and what belongs to them: which loop a program gets is what event loop policies are for, so
-`patch` sets noria's, and a program that sets another one or names a loop gets that.
+`patch` sets noria's, and a program that sets another one or names a loop gets that. `asyncio.EventLoop` (3.13) names
+none: it stands for the best there is.
 """
 
 from __future__ import annotations

@@ -441,6 +441,40 @@ def test_start_tls_in_the_middle_of_a_conversation(run: Run, ca: Authority, iden
 # Pipes.
 
 
+@pytest.mark.parametrize("why", ["cancelled", "out of time"])
+def test_a_start_tls_that_comes_to_nothing_ends_the_streams(why: str, run: Run, ca: Authority) -> None:
+    # The other end says nothing. In asyncio whoever reads or waits for the end of such a connection hangs.
+    async def main() -> None:
+        async with connection() as ((reader, writer), _):
+            context = ca.client_context()
+            if why == "cancelled":
+                starting = asyncio.ensure_future(writer.start_tls(context, server_hostname="localhost"))
+                await turns(5)
+                starting.cancel()
+                await asyncio.wait([starting])
+                assert starting.cancelled()
+            else:
+                with pytest.raises(ConnectionAbortedError):
+                    await writer.start_tls(context, server_hostname="localhost", ssl_handshake_timeout=0.01)
+            assert writer.is_closing()
+            for wait in (reader.read, reader.readline, writer.drain, writer.wait_closed):
+                with pytest.raises(ConnectionAbortedError, match="start_tls|handshake"):
+                    await asyncio.wait_for(wait(), 10)
+
+    run(main())
+
+
+def test_a_start_tls_with_a_wrong_argument_leaves_the_connection_as_it_is(run: Run) -> None:
+    async def main() -> None:
+        async with connection() as ((reader, _), (_, writer)):
+            with pytest.raises(TypeError):
+                await writer.start_tls("not a context")
+            writer.write(b"line\n")
+            assert await reader.readline() == b"line\n"
+
+    run(main())
+
+
 def test_streams_over_pipes(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

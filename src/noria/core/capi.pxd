@@ -47,4 +47,5 @@ cdef extern from "compat.h":
     uint64_t NORIA_SLICE
     void noria_set_await(object type, PyObject* (*itself)(PyObject*) noexcept, PyObject* (*next)(PyObject*) noexcept)
     void noria_forget_dict(object self)
+    void noria_let_be_patched(object type)
     PyObject* noria_referent(object ref)

@@ -80,4 +80,10 @@ static inline void noria_set_await(PyObject *type, unaryfunc self, iternextfunc 
     t->tp_iternext = next;
 }
 
+/* Let programs replace methods of a compiled class, as they can of asyncio's classes that are written in Python: tests do,
+   with mock.patch. Types that are compiled are immutable only for want of somebody who would say otherwise. */
+static inline void noria_let_be_patched(PyObject *type) {
+    ((PyTypeObject *)type)->tp_flags &= ~Py_TPFLAGS_IMMUTABLETYPE;
+}
+
 #endif

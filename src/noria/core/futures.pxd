@@ -7,7 +7,8 @@ cdef enum State:
     CANCELLED
     FINISHED
 
-cdef class Future(Ready):
+# All that a future is, for those who are one and for those who only can be waited for like one (waits.pxd).
+cdef class BaseFuture(Ready):
     cdef Wheel wheel             # None on a foreign loop
     cdef object loop             # None before __init__
     cdef object value            # the result; meaningless before FINISHED
@@ -47,8 +48,13 @@ cdef class Future(Ready):
     cdef object shown(self, object callback, object context)
 
 
+cdef class Future(BaseFuture):
+    pass
+
+
 cdef PyObject* ended_with(PyObject* value) noexcept
 cdef object thrown(object kind, object value, object traceback)
+cdef object new_iter(BaseFuture future)
 
 
 cdef extern from "Python.h":
@@ -57,5 +63,5 @@ cdef extern from "Python.h":
 
 
 cdef inline bint is_native(object o) noexcept:
-    # A future of ours and of a compiled class: nothing that a program can have overridden.
-    return isinstance(o, Future) and not PyType_GetFlags(Py_TYPE(o)) & Py_TPFLAGS_HEAPTYPE
+    # A future, or a waiter, of ours and of a compiled class: nothing that a program can have overridden.
+    return isinstance(o, BaseFuture) and not PyType_GetFlags(Py_TYPE(o)) & Py_TPFLAGS_HEAPTYPE

@@ -51,17 +51,11 @@ cdef object WATCHES = object()  # in the place of a context
 cdef tuple STATES = ("PENDING", "CANCELLED", "FINISHED")
 
 
-cdef class Future(Ready):
-    """Future(*, loop=None)
+cdef class BaseFuture(Ready):
+    """All of a Future but its name. Not for use from Python.
 
-    The result of work that has not completed. Made by `loop.create_future()`.
-
-    loop: the event loop it belongs to; by default the one that runs.
-
-    Source: asyncio.Future.
+    Waiters have it too, and are no futures to a program: whoever asks by isinstance is about to treat them as one.
     """
-
-    __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(self, *, loop=None):
         if loop is None:
@@ -452,7 +446,7 @@ cdef class Future(Ready):
             raise self.error
         if self.state == CANCELLED:
             raise self.cancelled_error()
-        raise InvalidStateError("Result is not ready.")
+        raise InvalidStateError("Result is not set.")
 
     cdef object ended_by(self):
         # The error that awaiting would raise, or None.
@@ -496,7 +490,7 @@ cdef object thrown(object kind, object value, object traceback):
 @cython.internal
 cdef class FutureIter:
     """What `future.__await__()` returns: for code that drives awaitables by hand."""
-    cdef Future future
+    cdef BaseFuture future
 
     def __iter__(self):
         return self
@@ -508,7 +502,7 @@ cdef class FutureIter:
         """Go on: the future itself if it is not done, else StopIteration with its result, or its exception."""
         cdef PyObject* step
         cdef PyObject* raised
-        cdef Future future = self.future
+        cdef BaseFuture future = self.future
         if future is None:
             raise StopIteration
         step = proceed(<PyObject*>future)
@@ -534,7 +528,7 @@ cdef class FutureIter:
         self.future = None
 
 
-cdef FutureIter new_iter(Future future):
+cdef object new_iter(BaseFuture future):
     cdef FutureIter it = FutureIter.__new__(FutureIter)
     future.check_alive()
     it.future = future
@@ -542,7 +536,7 @@ cdef FutureIter new_iter(Future future):
 
 
 cdef PyObject* itself(PyObject* self) noexcept:
-    if (<Future>self).loop is None:
+    if (<BaseFuture>self).loop is None:
         error = RuntimeError("Future object is not initialized.")
         PyErr_SetObject(RuntimeError, error)
         return NULL
@@ -552,7 +546,7 @@ cdef PyObject* itself(PyObject* self) noexcept:
 
 # What `await` calls at every turn. Written against the C API, so that the result travels without a Python frame.
 cdef PyObject* proceed(PyObject* it) noexcept:
-    cdef Future self = <Future>it
+    cdef BaseFuture self = <BaseFuture>it
     if self.state == FINISHED:
         if self.error is None:
             return noria_ended_with(<PyObject*>self.value)
@@ -574,6 +568,20 @@ cdef PyObject* proceed(PyObject* it) noexcept:
     return <PyObject*>self
 
 
+cdef class Future(BaseFuture):
+    """Future(*, loop=None)\n--
+
+    The result of work that has not completed. Made by `loop.create_future()`.
+
+    loop: the event loop it belongs to; by default the one that runs.
+
+    Source: asyncio.Future.
+    """
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+
+noria_set_await(BaseFuture, itself, proceed)
 noria_set_await(Future, itself, proceed)
 
 

@@ -22,7 +22,7 @@ cdef tuple NOTHING = ()
 
 
 cdef class Handle(Ready):
-    """Handle(callback, args, loop, context=None)
+    """Handle(callback, args, loop, context=None)\n--
 
     A scheduled callback. Made by `loop.call_soon`; seldom by hand.
 

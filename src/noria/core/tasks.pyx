@@ -20,7 +20,7 @@ from noria.core.capi cimport (
     PyContext_Enter, PyContext_Exit, PyCoro_CheckExact, PyErr_ExceptionMatches, PYGEN_ERROR, PYGEN_NEXT,
     PYGEN_RETURN, PyIter_Send, PyObject_CallMethodOneArg, PySendResult,
 )
-from noria.core.futures cimport FINISHED, PENDING, Future, is_native
+from noria.core.futures cimport FINISHED, PENDING, BaseFuture, Future, is_native
 from noria.core.wheel cimport Link, Wheel, push
 
 import asyncio.base_tasks
@@ -85,7 +85,7 @@ cdef class Step:
 
 
 cdef class Task(Future):
-    """Task(coro, *, loop=None, name=None, context=None, eager_start=False)
+    """Task(coro, *, loop=None, name=None, context=None, eager_start=False)\n--
 
     Runs a coroutine. Made by `loop.create_task()`.
 
@@ -319,7 +319,7 @@ cdef class Task(Future):
         if type(waiting) is Task:
             return (<Task>waiting).request_cancel(message)
         if is_native(waiting):
-            return (<Future>waiting).stop(message)
+            return (<BaseFuture>waiting).stop(message)
         Py_EnterRecursiveCall(" while cancelling a task")
         try:
             return bool(waiting.cancel(msg=message))
@@ -352,8 +352,8 @@ cdef class Task(Future):
         if error is not None:
             self.thrown = None
         if self.must_cancel:
-            if error is None and isinstance(self.waiting, Future):
-                error = (<Future>self.waiting).ended_by()
+            if error is None and isinstance(self.waiting, BaseFuture):
+                error = (<BaseFuture>self.waiting).ended_by()
             if not isinstance(error, CancelledError):
                 error = self.cancelled_error()
             self.must_cancel = False
@@ -420,7 +420,7 @@ cdef class Task(Future):
         return 0
 
     cdef int suspend(self, object yielded) except -1:
-        cdef Future future
+        cdef BaseFuture future
         if yielded is None:
             if self.wheel is None:
                 return self.schedule()
@@ -428,7 +428,7 @@ cdef class Task(Future):
             return push(self.wheel, self)
         if self.wheel is None or not is_native(yielded):
             return self.suspend_on_foreign(yielded)
-        future = <Future>yielded
+        future = <BaseFuture>yielded
         if future.wheel is not self.wheel:
             return self.throw_soon(RuntimeError(
                 f"Task {self!r} got Future {yielded!r} attached to a different loop"))

@@ -17,7 +17,7 @@ import asyncio.events
 
 
 cdef class TimerHandle(Handle):
-    """TimerHandle(when, callback, args, loop, context=None)
+    """TimerHandle(when, callback, args, loop, context=None)\n--
 
     A callback scheduled by `loop.call_later` or `loop.call_at`.
 

@@ -1,4 +1,6 @@
-from noria.core.futures cimport Future
+from cpython.object cimport PyObject
+
+from noria.core.futures cimport BaseFuture
 
 # What an operation has come to.
 cdef enum Outcome:
@@ -13,7 +15,7 @@ cdef enum Stage:
     WAITING
     OVER
 
-cdef class Waiter(Future):
+cdef class Waiter(BaseFuture):
     cdef int begin(self) except -1
     cdef int again(self) except -1
     cdef int dropped(self, object error) except -1
@@ -25,3 +27,4 @@ cdef class Waiter(Future):
 cdef object done              # awaiting it gives None at once
 
 cdef object running_loop()
+cdef PyObject* awaited(PyObject* self) noexcept  # what `await` takes a Waiter for: itself

@@ -1,15 +1,23 @@
 from collections.abc import Generator
+from types import CodeType, FrameType
 from typing import Any, NoReturn
 
-from noria.core.futures import Future
+from noria.core.futures import BaseFuture
 
-class Waiter(Future[Any]):
+class Waiter(BaseFuture[Any]):
     __name__: str
     __qualname__: str
     @property
     def cr_running(self) -> bool: ...
     @property
+    def cr_suspended(self) -> bool: ...
+    @property
     def cr_await(self) -> Any: ...
+    @property
+    def cr_frame(self) -> FrameType | None: ...
+    @property
+    def cr_code(self) -> CodeType: ...
+    cr_origin: None
     def __init__(self, *args: object) -> NoReturn: ...
     def send(self, value: object, /) -> Any: ...
     def throw(self, type: Any, value: Any = None, traceback: Any = None, /) -> Any: ...
@@ -20,7 +28,11 @@ class Done:
     __name__: str
     __qualname__: str
     cr_running: bool
+    cr_suspended: bool
     cr_await: None
+    cr_frame: None
+    cr_code: CodeType
+    cr_origin: None
     def send(self, value: object, /) -> NoReturn: ...
     def throw(self, type: Any, value: Any = None, traceback: Any = None, /) -> NoReturn: ...
     def close(self) -> None: ...

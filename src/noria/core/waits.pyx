@@ -3,11 +3,11 @@
 `await lock.acquire()` on the standard library makes a coroutine, its frame, a future, and callbacks between them.
 Here it makes one object, which is the awaitable, its own iterator, and the future that the task waits for.
 
-For a program it is a coroutine, though not of the type `types.CoroutineType`: `isinstance(w, Coroutine)` (of
-collections.abc) and `asyncio.iscoroutine(w)` hold, `create_task(w)` works, it does nothing until it is awaited, can be
-awaited once, and warns if it never was. For the task that it has suspended it is a future: noria's tasks store
-themselves in it, others find asyncio's `_asyncio_future_blocking`, `add_done_callback` and the rest. So it also works
-on other loops.
+For a program it is a coroutine: `inspect.iscoroutine(w)`, `isinstance(w, types.CoroutineType)` and
+`asyncio.iscoroutine(w)` hold, the first two by `__class__`; `create_task(w)` works, it does nothing until it is
+awaited, can be awaited once, and warns if it never was. It is no `Future` by isinstance. For the task that it has
+suspended it is one all the same: noria's tasks store themselves in it, others find asyncio's
+`_asyncio_future_blocking`, `add_done_callback` and the rest. So it also works on other loops.
 
 A subclass says what the operation does by three methods:
 
@@ -22,12 +22,15 @@ Each answers with an Outcome. What they raise goes to whoever awaits. None of th
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
-from noria.core.capi cimport PyObject_GC_UnTrack, noria_set_await
-from noria.core.futures cimport FINISHED, PENDING, Future, ended_with, thrown
+from noria.core.capi cimport PyErr_SetObject, PyObject_GC_UnTrack, noria_set_await
+from noria.core.futures cimport FINISHED, PENDING, BaseFuture, ended_with, new_iter, thrown
 
 import warnings
 
 import asyncio.events
+from types import CoroutineType
+
+from noria.core import _frames
 
 cdef extern from *:
     """
@@ -57,7 +60,7 @@ cdef object running_loop():
     return noria_running_loop()
 
 
-cdef class Waiter(Future):
+cdef class Waiter(BaseFuture):
     """An operation to be awaited: a coroutine for the program, a future for the task that waits."""
 
     def __init__(self):
@@ -122,11 +125,11 @@ cdef class Waiter(Future):
 
     @property
     def __class__(self):
-        return type(self)
+        return CoroutineType
 
     @property
     def __name__(self):
-        return type(self).__name__
+        return self.__qualname__.rpartition(".")[2]
 
     @property
     def __qualname__(self):
@@ -137,8 +140,23 @@ cdef class Waiter(Future):
         return False
 
     @property
+    def cr_suspended(self):
+        return self.stage == WAITING or self.stage == YIELDED
+
+    @property
+    def cr_frame(self):
+        return None if self.stage == OVER else _frames.frame_of(self.__qualname__)
+
+    @property
+    def cr_code(self):
+        return _frames.code_of(self.__qualname__)
+
+    cr_origin = None
+
+    @property
     def cr_await(self):
-        return self if self.stage == WAITING else None
+        # Not itself, though it is that: whoever follows these to the end would not come to one.
+        return new_iter(self) if self.stage == WAITING else None
 
     @property
     def _asyncio_future_blocking(self):
@@ -152,7 +170,7 @@ cdef class Waiter(Future):
 
     def __repr__(self):
         if self.stage == WAITING:
-            return Future.__repr__(self)
+            return BaseFuture.__repr__(self)
         return f"<coroutine object {self.__qualname__} at {<size_t><PyObject*>self:#x}>"
 
     def __del__(self):
@@ -199,8 +217,13 @@ cdef class Done:
     """What a call that has nothing left to wait for returns: a coroutine that gives None, as often as it is awaited."""
 
     __name__ = __qualname__ = "done"
-    cr_running = False
-    cr_await = None
+    cr_running = cr_suspended = False
+    cr_await = cr_origin = cr_frame = None
+    cr_code = _frames.code_of("done")
+
+    @property
+    def __class__(self):
+        return CoroutineType
 
     def __await__(self):
         return self
@@ -224,6 +247,16 @@ cdef class Done:
 # traceback.
 
 cdef PyObject* itself(PyObject* self) noexcept:
+    Py_INCREF(<object>self)
+    return self
+
+
+cdef PyObject* awaited(PyObject* self) noexcept:
+    # A second `await` of what somebody waits for must not disturb him.
+    if (<Waiter>self).stage == WAITING or (<Waiter>self).stage == YIELDED:
+        error = RuntimeError("coroutine is being awaited already")
+        PyErr_SetObject(RuntimeError, error)
+        return NULL
     Py_INCREF(<object>self)
     return self
 
@@ -276,6 +309,6 @@ cdef PyObject* nothing_more(PyObject* it) noexcept:
     return NULL  # without an exception: StopIteration(None)
 
 
-noria_set_await(Waiter, itself, go_on)
+noria_set_await(Waiter, awaited, go_on)
 noria_set_await(Done, itself, nothing_more)
 done = Done.__new__(Done)

@@ -63,15 +63,25 @@ async def start_tls(
     protocol = writer._protocol
     server_side = protocol._client_connected_cb is not None
     await writer.drain()
-    transport = await writer._loop.start_tls(
-        writer._transport,
-        protocol,
-        sslcontext,
-        server_side=server_side,
-        server_hostname=server_hostname,
-        ssl_handshake_timeout=ssl_handshake_timeout,
-        ssl_shutdown_timeout=ssl_shutdown_timeout,
-    )
+    below = writer._transport
+    over = below.is_closing()
+    try:
+        transport = await writer._loop.start_tls(
+            below,
+            protocol,
+            sslcontext,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+    except BaseException as error:
+        # When it is out of time or cancelled the loop closes the connection and tells nobody: in asyncio whoever reads,
+        # or waits until it is closed, waits for ever.
+        if below.is_closing() and not over and not getattr(protocol, "_connection_lost", True):
+            # Not the error itself, which holds this frame, and the frame the protocol.
+            protocol.connection_lost(ConnectionAbortedError(str(error) or "start_tls() was cancelled"))
+        raise
     if transport is None:
         raise ConnectionResetError("Connection lost")  # asyncio's writer would be without a transport
     writer._transport = transport

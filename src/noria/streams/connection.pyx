@@ -17,7 +17,7 @@ from cpython.ref cimport Py_DECREF
 
 cimport cython
 
-from noria.core.capi cimport noria_forget_dict, noria_referent
+from noria.core.capi cimport noria_forget_dict, noria_let_be_patched, noria_referent
 from noria.core.futures cimport is_native
 from noria.core.tasks cimport Task
 from noria.core.waits cimport DONE, RAISE, WAIT, YIELD
@@ -44,7 +44,7 @@ cdef object StandardProtocol = asyncio.streams.StreamReaderProtocol
 
 
 cdef class StreamReaderProtocol(Sink):
-    """StreamReaderProtocol(stream_reader, client_connected_cb=None, loop=None)
+    """StreamReaderProtocol(stream_reader, client_connected_cb=None, loop=None)\n--
 
     Feeds a StreamReader with what a connection brings.
 
@@ -338,7 +338,7 @@ cdef class Feeder(Sink):
 
 
 cdef class StreamWriter:
-    """StreamWriter(transport, protocol, reader, loop)
+    """StreamWriter(transport, protocol, reader, loop)\n--
 
     Writes to a connection. Made by `open_connection` and `start_server`.
 
@@ -556,3 +556,5 @@ cdef extern from *:
 drains_stock(Drain, empty_drain)
 
 mark_coroutine_functions(StreamWriter.wait_closed, StreamWriter.drain, StreamWriter.start_tls)
+noria_let_be_patched(StreamReaderProtocol)
+noria_let_be_patched(StreamWriter)

@@ -26,7 +26,7 @@ from libc.stdint cimport uint64_t
 
 cimport cython
 
-from noria.core.capi cimport noria_forget_dict
+from noria.core.capi cimport noria_forget_dict, noria_let_be_patched
 from noria.core.futures cimport FINISHED, PENDING
 from noria.core.waits cimport DONE, RAISE, WAIT, Waiter
 from noria.sync.lines cimport inherits, shown_as
@@ -80,7 +80,7 @@ cdef enum Search:
 
 
 cdef class StreamReader:
-    """StreamReader(limit=65536, loop=None)
+    """StreamReader(limit=65536, loop=None)\n--
 
     What a connection brings, as something to read from.
 
@@ -656,4 +656,5 @@ cdef extern from *:
 
 readings_stock(Reading, empty_reading)
 
+noria_let_be_patched(StreamReader)
 mark_coroutine_functions(StreamReader.read, StreamReader.readexactly, StreamReader.readline, StreamReader.readuntil)

@@ -4,8 +4,10 @@
 the one item that ends the gathering, in the place in the queue where asyncio has the callback that does.
 """
 
+from cpython.object cimport PyTypeObject
+
 from noria.core.capi cimport Py_EnterRecursiveCall, Py_LeaveRecursiveCall
-from noria.core.futures cimport CANCELLED, FINISHED, PENDING, Future
+from noria.core.futures cimport CANCELLED, FINISHED, PENDING, BaseFuture, Future
 from noria.core.tasks cimport Task
 from noria.core.wheel cimport Ready, push
 from noria.sync.tasks cimport cancel, loop_of, to_future, unwatch, watch
@@ -31,7 +33,7 @@ cdef class _GatheringFuture(Future):
         raise TypeError("made by gather()")
 
     cdef int told(self, Ready child) except -1:
-        cdef Future future = <Future>child
+        cdef BaseFuture future = <BaseFuture>child
         if self.early is not None:
             self.early.append(future)
             return 0
@@ -98,9 +100,9 @@ cdef class _GatheringFuture(Future):
 
 
 cdef object result_of(object child):
-    cdef Future future
-    if isinstance(child, Future):
-        future = <Future>child
+    cdef BaseFuture future
+    if isinstance(child, BaseFuture):
+        future = <BaseFuture>child
         if future.state == FINISHED and future.error is None:
             return future.value
     if child.cancelled():
@@ -149,7 +151,7 @@ def gather(*coros_or_futures, return_exceptions=False):
                     else:
                         future._log_destroy_pending = False
                 seen[arg] = future
-                if future.done() if not isinstance(future, Future) else (<Future>future).state != PENDING:
+                if future.done() if not isinstance(future, BaseFuture) else (<BaseFuture>future).state != PENDING:
                     done.append(future)
                 else:
                     watch(future, loop, outer, told)
@@ -222,6 +224,9 @@ cdef class _ShieldingFuture(Future):
 
     def _let_go(self):
         self.run()
+
+
+(<PyTypeObject*>_ShieldingFuture).tp_name = "noria.sync.gathering.Future"  # asyncio's is a Future; reports say so
 
 
 def shield(arg):

@@ -22,6 +22,7 @@ cdef class Line:
     cdef bint wake_and_drop(self) except -1
     cdef bint all_cancelled(self) noexcept
     cdef object members(self)
+    cdef Parked standing_for(self, object waiter)
 
 cdef class LoopBound:
     cdef object loop             # the event loop that tasks waited on first
@@ -29,6 +30,9 @@ cdef class LoopBound:
     cdef object __weakref__
 
     cdef object bind(self)
+    cdef int replaced(self, str name) except -1
+    cdef object content(self)
+    cdef int fill(self, object content) except -1
 
 
 cdef inline int wake(Parked waiter) except -1:
@@ -37,5 +41,6 @@ cdef inline int wake(Parked waiter) except -1:
     return 0
 
 
+cdef int alone(object self, Line waiters) except -1
 cdef bint inherits(object self, tuple names) except -1
 cdef object shown_as(object self, object standard)

@@ -1,12 +1,23 @@
 import asyncio
-from typing import final
+from collections import deque
+from typing import Any, TypeVar, final
 
 from noria.core.waits import Waiter
+
+_T = TypeVar("_T")
 
 class Parked(Waiter): ...
 
 @final
 class Line: ...
+
+def remake(kind: type[_T]) -> _T: ...
+
+class Members(deque[asyncio.Future[Any]]):
+    def __init__(self, line: Line) -> None: ...
+    def append(self, future: asyncio.Future[Any]) -> None: ...
+    def remove(self, future: asyncio.Future[Any]) -> None: ...
+    def popleft(self) -> asyncio.Future[Any]: ...
 
 class LoopBound:
     _loop: asyncio.AbstractEventLoop | None

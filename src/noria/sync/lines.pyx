@@ -11,14 +11,16 @@ queues take out whom they wake. Which of the two, and what it means to be woken,
 """
 
 from collections import deque
-from cpython.object cimport Py_TYPE, PyObject, PyTypeObject, inquiry, traverseproc, visitproc
+from cpython.object cimport (
+    Py_TYPE, PyObject, PyObject_GenericSetAttr, PyTypeObject, inquiry, traverseproc, visitproc,
+)
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 cimport cython
 
 from noria.core.capi cimport noria_forget_dict
 from noria.core.futures cimport CANCELLED, FINISHED, PENDING, Py_TPFLAGS_HEAPTYPE, PyType_GetFlags
-from noria.core.waits cimport Waiter, running_loop
+from noria.core.waits cimport OVER, Waiter, running_loop
 from noria.core.wheel cimport Link
 
 
@@ -40,6 +42,20 @@ cdef class Parked(Waiter):
         if self.line is not None:
             self.line.drop(self)
         return self.state == FINISHED and self.error is None
+
+
+@cython.final
+@cython.internal
+cdef class Stand(Parked):
+    """Keeps the place of a future that a program has put into a line by itself."""
+    cdef object future
+
+    cdef bint sleeps(self) except -1:
+        return not self.future.done()
+
+    cdef int finish(self) except -1:
+        self.future.set_result(None)
+        return 0
 
 
 @cython.final
@@ -103,7 +119,7 @@ cdef class Line:
         while self.count:
             waiter = <Parked>self.anchor.after.owner
             self.drop(waiter)
-            if waiter.state == PENDING:
+            if waiter.state == PENDING and (type(waiter) is not Stand or (<Stand>waiter).sleeps()):
                 wake(waiter)
                 return True
         return False
@@ -120,9 +136,65 @@ cdef class Line:
         cdef Link* link = self.anchor.after
         found = deque()
         while link != &self.anchor:
-            found.append(<object>link.owner)
+            if type(<object>link.owner) is Stand:
+                found.append((<Stand>link.owner).future)
+            else:
+                found.append(<object>link.owner)
             link = link.after
         return found
+
+    cdef Parked standing_for(self, object waiter):
+        # Who has the place of what members() shows.
+        cdef Link* link = self.anchor.after
+        while link != &self.anchor:
+            if link.owner == <PyObject*>waiter:
+                return <Parked>link.owner
+            if type(<object>link.owner) is Stand and (<Stand>link.owner).future is waiter:
+                return <Parked>link.owner
+            link = link.after
+        return None
+
+
+def remake(kind):
+    """An object of this class as it is before `__init__`: for pickles."""
+    return kind.__new__(kind)
+
+
+class Members(deque):
+    """Who stands in a line, for subclasses that wait in it by themselves, with futures of their own: what is appended,
+    removed or taken from the left here stands in the line, or no longer does. Everything else is a copy's."""
+
+    def __init__(self, Line line not None):
+        super().__init__(line.members())
+        self._line = line
+
+    def append(self, future):
+        """Stand at the end of the line."""
+        cdef Line line = self._line
+        cdef Stand stand = Stand.__new__(Stand)
+        stand.stage = OVER  # nobody awaits it
+        stand.future = future
+        line.join(stand)
+        super().append(future)
+
+    def remove(self, future):
+        """Leave the line. Raises ValueError if the future does not stand there."""
+        cdef Line line = self._line
+        cdef Parked stand = line.standing_for(future)
+        if stand is None:
+            raise ValueError(f"{future!r} does not stand in this line")
+        line.drop(stand)
+        if future in self:
+            super().remove(future)
+
+    def popleft(self):
+        """Take out and return the first. Raises IndexError if there is nobody."""
+        cdef Line line = self._line
+        future = super().popleft()
+        cdef Parked stand = line.standing_for(future)
+        if stand is not None:
+            line.drop(stand)
+        return future
 
 
 cdef class LoopBound:
@@ -149,6 +221,38 @@ cdef class LoopBound:
     @_loop.setter
     def _loop(self, value):
         self.loop = value
+
+    def __setattr__(self, name, value):
+        PyObject_GenericSetAttr(self, name, value)
+        self.replaced(name)
+
+    cdef int replaced(self, str name) except -1:
+        # A program has set an attribute of this one object: it may be a method, by which everything is to go then.
+        return 0
+
+    # Copies, deep ones and pickles have the state, and belong to no loop yet. Waiting tasks cannot be had twice.
+
+    def __reduce__(self):
+        # Not the standard way, which goes by `__class__`.
+        return remake, (type(self),), self.__getstate__()
+
+    def __getstate__(self):
+        return getattr(self, "__dict__", None) or None, self.content()
+
+    def __setstate__(self, state):
+        if isinstance(state, tuple):
+            attributes, content = state
+            self.fill(content)
+        else:
+            attributes = state  # of a subclass that has a __getstate__ of its own
+        for name, value in (attributes or {}).items():
+            setattr(self, name, value)
+
+    cdef object content(self):
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+    cdef int fill(self, object content) except -1:
+        return 0
 
 
 # The collector must see whom a line owns: a task that waits for a lock which it alone refers to is a cycle.
@@ -190,6 +294,13 @@ cdef int clear(PyObject* self) noexcept:
 
 (<PyTypeObject*>Line).tp_traverse = <traverseproc>traverse
 (<PyTypeObject*>Line).tp_clear = <inquiry>clear
+
+
+cdef int alone(object self, Line waiters) except -1:
+    # Raises TypeError if somebody waits, for who wants a copy.
+    if waiters.count:
+        raise TypeError(f"cannot copy or pickle {self!r}: tasks wait for it")
+    return 0
 
 
 cdef bint inherits(object self, tuple names) except -1:

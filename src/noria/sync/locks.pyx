@@ -12,8 +12,9 @@ from cpython.object cimport PyObject
 
 cimport cython
 
+from noria.core.capi cimport noria_let_be_patched
 from noria.core.waits cimport DONE, RAISE, WAIT, done
-from noria.sync.lines cimport Line, LoopBound, Parked, inherits, shown_as
+from noria.sync.lines cimport Line, LoopBound, Parked, alone, inherits, shown_as
 
 import asyncio.exceptions
 import asyncio.locks
@@ -37,7 +38,9 @@ async def acquire_of(lock):
 # Lock
 
 cdef class Lock(LoopBound):
-    """One task at a time: who acquires it has it until somebody releases it.
+    """Lock()\n--
+
+    One task at a time: who acquires it has it until somebody releases it.
 
     Those who wait get it in the order they came. `async with lock:` acquires and releases.
 
@@ -103,6 +106,22 @@ cdef class Lock(LoopBound):
         self.taken = True
         return True
 
+    cdef int replaced(self, str name) except -1:
+        if name in ("acquire", "release", "locked"):
+            self.plain = False
+        return 0
+
+    cdef object content(self):
+        alone(self, self.waiters)
+        return self.taken
+
+    cdef int fill(self, object content) except -1:
+        self.taken = content
+        return 0
+
+    def _wake_up_first(self):
+        self.waiters.wake_first()
+
     cdef int give_back(self) except -1:
         if not self.taken:
             raise RuntimeError("Lock is not acquired.")
@@ -139,7 +158,9 @@ cdef class Acquire(Parked):
 # Event
 
 cdef class Event(LoopBound):
-    """A flag to wait for. `set()` wakes everybody who waits; while it is set nobody has to.
+    """Event()\n--
+
+    A flag to wait for. `set()` wakes everybody who waits; while it is set nobody has to.
 
     Source: asyncio.Event.
     """
@@ -184,6 +205,14 @@ cdef class Event(LoopBound):
         wait.answer = True
         return wait
 
+    cdef object content(self):
+        alone(self, self.waiters)
+        return self.value
+
+    cdef int fill(self, object content) except -1:
+        self.value = content
+        return 0
+
     cdef int turn_on(self) except -1:
         if not self.value:
             self.value = True
@@ -219,7 +248,7 @@ cdef class EventWait(Parked):
 # Semaphore
 
 cdef class Semaphore(LoopBound):
-    """Semaphore(value=1)
+    """Semaphore(value=1)\n--
 
     So many tasks at a time: a counter that `acquire` takes down, waiting while it is 0, and `release` takes up.
 
@@ -284,6 +313,26 @@ cdef class Semaphore(LoopBound):
             self.release()
         return done
 
+    cdef int replaced(self, str name) except -1:
+        if name in ("acquire", "release"):
+            self.plain = False
+        return 0
+
+    cdef object content(self):
+        alone(self, self.waiters)
+        return self._value
+
+    cdef int fill(self, object content) except -1:
+        self._value = content
+        return 0
+
+    def _wake_up_next(self):
+        # For subclasses that change the counter by themselves. Whether somebody was woken.
+        if not self.waiters.wake_next():
+            return False
+        self._value -= 1
+        return True
+
     cdef bint full(self) except -1:
         return self._value == 0 or (self.waiters.count and not self.waiters.all_cancelled())
 
@@ -328,7 +377,7 @@ cdef class Enter(Parked):
 
 
 cdef class BoundedSemaphore(Semaphore):
-    """BoundedSemaphore(value=1)
+    """BoundedSemaphore(value=1)\n--
 
     A semaphore whose counter may not go above where it started: `release` raises ValueError then.
 
@@ -343,6 +392,13 @@ cdef class BoundedSemaphore(Semaphore):
     def __class__(self):
         return shown_as(self, asyncio.locks.BoundedSemaphore)
 
+    cdef object content(self):
+        return Semaphore.content(self), self._bound_value
+
+    cdef int fill(self, object content) except -1:
+        self._value, self._bound_value = content
+        return 0
+
     cdef int give_back(self) except -1:
         if self._value >= self._bound_value:
             raise ValueError("BoundedSemaphore released too many times")
@@ -352,7 +408,7 @@ cdef class BoundedSemaphore(Semaphore):
 # Condition
 
 cdef class Condition(LoopBound):
-    """Condition(lock=None)
+    """Condition(lock=None)\n--
 
     Tasks that share a lock wait for a notice from one another. `async with condition:` takes the lock.
 
@@ -367,11 +423,7 @@ cdef class Condition(LoopBound):
     def __init__(self, lock=None):
         if lock is None:
             lock = Lock()
-        self.lock = lock
-        self.native = None
-        if isinstance(lock, Lock) and (<Lock>lock).plain:
-            if inherits(self, ("locked", "acquire", "release", "wait")):
-                self.native = <Lock>lock
+        self.fill(lock)
 
     @property
     def __class__(self):
@@ -451,6 +503,25 @@ cdef class Condition(LoopBound):
     def notify_all(self):
         """Give a notice to everybody who waits. Raises RuntimeError if nobody has the lock."""
         self.notify(self.waiters.count)
+
+    cdef int replaced(self, str name) except -1:
+        if name in ("locked", "acquire", "release", "wait"):
+            self.native = None
+        return 0
+
+    cdef object content(self):
+        alone(self, self.waiters)
+        return self.lock
+
+    cdef int fill(self, object lock) except -1:
+        if not isinstance(lock, Lock):
+            lock.locked, lock.acquire, lock.release  # AttributeError now rather than later
+        self.lock = lock
+        self.native = None
+        if isinstance(lock, Lock) and (<Lock>lock).plain:
+            if inherits(self, ("locked", "acquire", "release", "wait")):
+                self.native = <Lock>lock
+        return 0
 
     cdef int wake(self, object n) except -1:
         cdef Py_ssize_t woken = 0
@@ -596,6 +667,11 @@ mark_coroutine_functions(
     Semaphore.acquire, Semaphore.__aenter__, Semaphore.__aexit__,
     Condition.acquire, Condition.__aenter__, Condition.__aexit__, Condition.wait, Condition.wait_for,
 )
+noria_let_be_patched(Lock)
+noria_let_be_patched(Event)
+noria_let_be_patched(Semaphore)
+noria_let_be_patched(BoundedSemaphore)
+noria_let_be_patched(Condition)
 
 
 cdef extern from *:

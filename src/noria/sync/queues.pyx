@@ -16,8 +16,9 @@ from types import GenericAlias
 
 cimport cython
 
+from noria.core.capi cimport noria_let_be_patched
 from noria.core.waits cimport DONE, RAISE, WAIT
-from noria.sync.lines cimport Line, LoopBound, Parked, inherits, shown_as
+from noria.sync.lines cimport Line, LoopBound, Parked, alone, inherits, shown_as
 from noria.sync.locks cimport Event, EventWait
 
 import asyncio.queues
@@ -27,6 +28,7 @@ from math import ceil
 
 from noria.core._marks import mark_coroutine_functions
 from noria.sync._shutdown import QueueShutDown
+from noria.sync.lines import Members
 
 cdef object QueueEmpty = asyncio.queues.QueueEmpty
 cdef object QueueFull = asyncio.queues.QueueFull
@@ -37,7 +39,7 @@ cdef tuple HOOKS = ("_get", "_put", "_init", "qsize", "empty", "full", "get_nowa
 
 
 cdef class Queue(LoopBound):
-    """Queue(maxsize=0)
+    """Queue(maxsize=0)\n--
 
     First in, first out, between tasks.
 
@@ -130,11 +132,11 @@ cdef class Queue(LoopBound):
 
     @property
     def _getters(self):
-        return self.getters.members()
+        return Members(self.getters)
 
     @property
     def _putters(self):
-        return self.putters.members()
+        return Members(self.putters)
 
     def _wakeup_next(self, waiters):
         while waiters:
@@ -248,6 +250,22 @@ cdef class Queue(LoopBound):
 
     # Inside.
 
+    cdef int replaced(self, str name) except -1:
+        if name in HOOKS:
+            self.plain = False
+        return 0
+
+    cdef object content(self):
+        alone(self, self.getters)
+        alone(self, self.putters)
+        if self.finished is not None:
+            alone(self, self.finished.waiters)
+        return self._maxsize, self._queue, self.unfinished, self.ended
+
+    cdef int fill(self, object content) except -1:
+        self._maxsize, self.store, self.unfinished, self.ended = content
+        return 0
+
     cdef Py_ssize_t length(self) except -1:
         return self.count if self.store is None else len(self.store)
 
@@ -340,7 +358,7 @@ cdef class Queue(LoopBound):
 
 
 cdef class PriorityQueue(Queue):
-    """PriorityQueue(maxsize=0)
+    """PriorityQueue(maxsize=0)\n--
 
     A Queue that gives the smallest item first. Items are typically tuples (priority, data).
 
@@ -363,7 +381,7 @@ cdef class PriorityQueue(Queue):
 
 
 cdef class LifoQueue(Queue):
-    """LifoQueue(maxsize=0)
+    """LifoQueue(maxsize=0)\n--
 
     A Queue that gives the item first that was put in last.
 
@@ -468,6 +486,9 @@ cdef class Join(EventWait):
 
 
 mark_coroutine_functions(Queue.put, Queue.get, Queue.join)
+noria_let_be_patched(Queue)
+noria_let_be_patched(PriorityQueue)
+noria_let_be_patched(LifoQueue)
 
 
 cdef extern from *:

@@ -6,6 +6,7 @@ ready queue where asyncio has the callback. The parent waits in the awaitable th
 
 cimport cython
 
+from noria.core.capi cimport noria_let_be_patched
 from noria.core.futures cimport PENDING
 from noria.core.tasks cimport Task
 from noria.core.waits cimport DONE, RAISE, WAIT, Waiter, running_loop
@@ -13,8 +14,14 @@ from noria.core.wheel cimport Ready, Wheel, push
 from noria.sync.tasks cimport cancel, native_task, running_task, watch
 
 import asyncio.exceptions
+import sys
+
+from noria.core._marks import mark_coroutine_functions
 
 cdef object CancelledError = asyncio.exceptions.CancelledError
+# Whether asyncio's tasks forget a cancellation that is still to be thrown in when `uncancel` takes the last one back.
+# Those before 3.13 would throw it at an await after the outermost block that was meant to end by it.
+cdef bint UNCANCELS = sys.version_info >= (3, 13)
 
 
 cdef bint is_base_error(object error) except -1:
@@ -22,7 +29,7 @@ cdef bint is_base_error(object error) except -1:
 
 
 cdef class TaskGroup(Ready):
-    """TaskGroup()
+    """TaskGroup()\n--
 
     Tasks that belong together: `async with` it. Leaving the block waits for all of them. When one fails the others and
     the block are cancelled, and leaving raises a BaseExceptionGroup of what went wrong.
@@ -108,10 +115,56 @@ cdef class TaskGroup(Ready):
             watch(task, self.wheel, self, self.callback)
         return task
 
+    # asyncio's names for it, which programs and subclasses do look at.
+
     @property
     def _tasks(self):
-        # asyncio's name for it, which programs do look at
         return self.tasks
+
+    @property
+    def _errors(self):
+        return self.errors
+
+    @property
+    def _base_error(self):
+        return self.base_error
+
+    @property
+    def _loop(self):
+        return self.loop
+
+    @property
+    def _parent_task(self):
+        return self.parent
+
+    @property
+    def _parent_cancel_requested(self):
+        return self.cancelled_parent
+
+    @property
+    def _on_completed_fut(self):
+        return self.waiter
+
+    @property
+    def _entered(self):
+        return self.entered
+
+    @property
+    def _exiting(self):
+        return self.exiting
+
+    @property
+    def _aborting(self):
+        return self.aborting
+
+    def _abort(self):
+        self.abort()
+
+    def _is_base_error(self, exc):
+        return is_base_error(exc)
+
+    def _on_task_done(self, task):
+        self._told(task)
 
     # Inside.
 
@@ -261,7 +314,7 @@ cdef class Exit(Waiter):
             if self.kind is not None and not issubclass(self.kind, CancelledError):
                 group.errors.append(raised)
             if group.errors:
-                if parent.cancelling():
+                if parent.cancelling() and (UNCANCELS or isinstance(parent, Task)):
                     # Cancelled from outside: let that come through at the next await, and the count stay what it was.
                     parent.uncancel()
                     parent.cancel()
@@ -272,6 +325,10 @@ cdef class Exit(Waiter):
             group.errors = []
             parent = propagated = raised = None
         return DONE
+
+
+mark_coroutine_functions(TaskGroup.__aenter__, TaskGroup.__aexit__)
+noria_let_be_patched(TaskGroup)
 
 
 cdef extern from *:

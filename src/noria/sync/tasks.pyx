@@ -7,7 +7,7 @@ For the other modules of `sync`: `watch`, by which a compiled object learns that
 """
 
 from noria.core.capi cimport PyCoro_CheckExact
-from noria.core.futures cimport Future, is_native
+from noria.core.futures cimport BaseFuture, Future, is_native
 from noria.core.loop cimport CoreLoop
 from noria.core.tasks cimport Task, current_of, new_task
 from noria.core.waits cimport running_loop
@@ -89,9 +89,9 @@ def isfuture(obj):
 
 
 cdef object loop_of(object future):
-    if isinstance(future, Future):
-        (<Future>future).check_alive()
-        return (<Future>future).loop
+    if isinstance(future, BaseFuture):
+        (<BaseFuture>future).check_alive()
+        return (<BaseFuture>future).loop
     try:
         get_loop = future.get_loop
     except AttributeError:
@@ -140,22 +140,22 @@ cdef bint cancel(object future, object message) except -1:
     if type(future) is Task:
         return (<Task>future).request_cancel(message)
     if is_native(future):
-        return (<Future>future).stop(message)
+        return (<BaseFuture>future).stop(message)
     return bool(future.cancel(msg=message))
 
 
 cdef int watch(object future, object loop, Ready watcher, object callback) except -1:
     # Tell the watcher when the future is done; where that cannot be, have the loop call the callback.
-    if loop is not None and is_native(future) and (<Future>future).wheel is loop:
-        (<Future>future).watch(watcher)
+    if loop is not None and is_native(future) and (<BaseFuture>future).wheel is loop:
+        (<BaseFuture>future).watch(watcher)
     else:
         future.add_done_callback(callback)
     return 0
 
 
 cdef int unwatch(object future, object loop, Ready watcher, object callback) except -1:
-    if loop is not None and is_native(future) and (<Future>future).wheel is loop:
-        (<Future>future).unwatch(watcher)
+    if loop is not None and is_native(future) and (<BaseFuture>future).wheel is loop:
+        (<BaseFuture>future).unwatch(watcher)
     else:
         future.remove_done_callback(callback)
     return 0

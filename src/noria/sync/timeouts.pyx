@@ -12,17 +12,20 @@ cimport cython
 
 from noria.core.capi cimport (
     PYGEN_NEXT, PYGEN_RETURN, PyCoro_CheckExact, PyErr_SetObject, PyIter_Send, PyObject_GC_UnTrack, PySendResult,
-    noria_monotonic, noria_restore_exception, noria_set_await, noria_take_exception,
+    noria_let_be_patched, noria_monotonic, noria_restore_exception, noria_set_await, noria_take_exception,
 )
-from noria.core.futures cimport Future, ended_with, is_native
+from noria.core.futures cimport BaseFuture, ended_with, is_native
 from noria.core.loop cimport CoreLoop
 from noria.core.tasks cimport Task
-from noria.core.waits cimport FRESH, OVER, YIELDED, Waiter, running_loop
+from noria.core.waits cimport FRESH, OVER, YIELDED, Waiter, awaited as itself_once, running_loop
 from noria.core.wheel cimport Ready, push
+from noria.sync.lines cimport inherits
 from noria.sync.tasks cimport cancel, running_task, to_future
 
 import asyncio.exceptions
+from types import CoroutineType
 
+from noria.core import _frames
 from noria.core._marks import mark_coroutine_functions
 from noria.sync.coroutines import at_once, awaited
 
@@ -80,7 +83,7 @@ cdef tuple PHASES = ("created", "active", "expiring", "expired", "finished")
 
 
 cdef class Timeout(Ready):
-    """Timeout(when)
+    """Timeout(when)\n--
 
     A deadline for the block: `async with` it. Made by `timeout` or `timeout_at`.
 
@@ -152,6 +155,9 @@ cdef class Timeout(Ready):
         self.cancelling = cancelling(task)
         self.task = task
         self.phase = ENTERED
+        if not inherits(self, ("reschedule",)):
+            self.reschedule(self.when())
+            return 0
         if self.reckoned and isinstance(loop, CoreLoop) and (<CoreLoop>loop).own_clock:
             return self.arm_at(self.at, <CoreLoop>loop)
         return self.arm(self.when(), loop)
@@ -244,10 +250,19 @@ cdef class Passage:
         return f"Timeout.{self.__name__}"
 
     @property
-    def cr_running(self):
-        return False
+    def __class__(self):
+        return CoroutineType
 
-    cr_await = None
+    cr_running = cr_suspended = False
+    cr_await = cr_origin = None
+
+    @property
+    def cr_frame(self):
+        return None if self.timeout is None else _frames.frame_of(self.__qualname__)
+
+    @property
+    def cr_code(self):
+        return _frames.code_of(self.__qualname__)
 
     def __repr__(self):
         return f"<coroutine object {self.__qualname__} at {<size_t><PyObject*>self:#x}>"
@@ -448,8 +463,10 @@ cdef object stepper(object awaitable):
     if PyCoro_CheckExact(awaitable):
         if awaitable.cr_await is None:
             return awaitable
-    elif is_native(awaitable) and (isinstance(awaitable, Waiter) or (<Future>awaitable).loop is not None):
-        return awaitable
+    elif is_native(awaitable):
+        if (<Waiter>awaitable).stage == FRESH if isinstance(awaitable, Waiter) else (
+                (<BaseFuture>awaitable).loop is not None):
+            return awaitable
     return awaited(awaitable)  # which also says so if it cannot be awaited
 
 
@@ -493,7 +510,7 @@ cdef PyObject* go_on(PyObject* it) noexcept:
         return NULL
 
 
-noria_set_await(WaitFor, itself, go_on)
+noria_set_await(WaitFor, itself_once, go_on)
 noria_set_await(Passage, itself, pass_through)
 
 
@@ -513,7 +530,8 @@ def wait_for(fut, timeout):
     return waiter
 
 
-mark_coroutine_functions(wait_for)
+mark_coroutine_functions(wait_for, Timeout.__aenter__, Timeout.__aexit__)
+noria_let_be_patched(Timeout)
 
 
 cdef extern from *:

@@ -7,7 +7,7 @@ done. Only the future that ends the wait has anything queued.
 cimport cython
 
 from noria.core.capi cimport noria_monotonic
-from noria.core.futures cimport FINISHED, PENDING, Future
+from noria.core.futures cimport FINISHED, PENDING, BaseFuture
 from noria.core.loop cimport CoreLoop
 from noria.core.waits cimport DONE, RAISE, WAIT, Waiter, running_loop
 from noria.core.wheel cimport Ready, push
@@ -92,7 +92,7 @@ cdef class Wait(Waiter):
         return WAIT
 
     cdef int told(self, Ready future) except -1:
-        cdef Future done = <Future>future
+        cdef BaseFuture done = <BaseFuture>future
         cdef bint enough
         self.left -= 1
         enough = self.left <= 0 or self.until == FIRST
@@ -137,7 +137,7 @@ cdef class Wait(Waiter):
         done = set()
         pending = set()
         for future in self.fs:
-            if (<Future>future).state != PENDING if isinstance(future, Future) else future.done():
+            if (<BaseFuture>future).state != PENDING if isinstance(future, BaseFuture) else future.done():
                 done.add(future)
             else:
                 pending.add(future)
