@@ -93,6 +93,11 @@ def test_sendfile_over_tls_reads_and_sends(file: Any, ca: Authority, identity: I
         assert await loop.sendfile(transport, file) == SIZE
         await until(lambda: received)
         assert await received[0].got(SIZE) == pattern(SIZE)
+        # Offset 0 is the file's beginning, wherever the file has been read to: as where the kernel sends it.
+        assert file.tell() == SIZE
+        assert await loop.sendfile(transport, file, 0, 10) == 10
+        assert file.tell() == 10
+        assert await received[0].got(SIZE + 10) == pattern(SIZE) + pattern(SIZE)[:10]
         with pytest.raises(RuntimeError, match="fallback"):
             await loop.sendfile(transport, file, fallback=False)
         transport.close()

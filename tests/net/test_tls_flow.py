@@ -345,6 +345,48 @@ def test_a_reader_that_pauses_in_each_callback_gets_all(ca: Authority, identity:
     program()
 
 
+@pytest.mark.parametrize("factory", [Recorder, Buffered])
+def test_the_beginning_of_a_record_does_not_hold_back_its_end(
+    ca: Authority, identity: Identity, factory: Callable[[], Any]
+) -> None:
+    """Limits below a record's length: what has begun to come is more than may wait, and still not all of it."""
+    begun = threading.Event()
+
+    def in_two_pieces(server: Peer) -> None:
+        server.sslobj.write(bytes(10_000))
+        record = server.outgoing.read()
+        server.sock.sendall(record[:5_000])
+        assert begun.wait(20)
+        server.sock.sendall(record[5_000:])
+        server.do(server.sslobj.unwrap)
+
+    @on_noria
+    async def program() -> None:
+        async with peer(ca, identity, in_two_pieces, factory) as (transport, protocol):
+            await until(lambda: transport.get_read_buffer_size() >= 5_000)
+            transport.set_read_buffer_limits(1)
+            begun.set()
+            assert await protocol.got(10_000) == bytes(10_000)
+
+    program()
+
+
+def test_a_lost_connection_has_nobody_to_tell_of_room(ca: Authority, identity: Identity) -> None:
+    @on_noria
+    async def program() -> None:
+        async with tls_pair(ca, identity) as (client, near, server, _):
+            server.pause_reading()
+            client.write(bytes(16 * MIB))
+            assert near.events == ["made", "pause"]
+            client.abort()
+            assert await near.lost is None
+            await turns(2)
+            client.set_write_buffer_limits(1000)
+            assert near.events == ["made", "pause", "lost"]
+
+    program()
+
+
 # The end.
 
 
@@ -433,6 +475,80 @@ def test_what_a_peer_sends_after_we_closed_is_not_delivered_and_no_error(
             transport.close()
             assert await protocol.lost is None
             assert protocol.received == b"before"
+
+    program()
+
+
+@pytest.mark.parametrize("factory", [Recorder, Buffered])
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_connection_that_ends_in_the_middle_of_a_record_is_an_error(
+    ca: Authority, identity: Identity, factory: Any, paused: bool
+) -> None:
+    ready = threading.Event()
+
+    def is_cut_off(server: Peer) -> None:
+        server.write(b"first")
+        assert ready.wait(10)
+        server.write(b"second")
+        server.sslobj.write(bytes(10_000))
+        server.sock.sendall(server.outgoing.read()[:9_000])
+        server.sock.shutdown(socket.SHUT_WR)
+        server.sock.recv(100)
+
+    @on_noria
+    async def program() -> None:
+        async with nothing_left_open(), peer(ca, identity, is_cut_off, factory) as (transport, protocol):
+            await protocol.got(5)
+            if paused:
+                transport.pause_reading()
+            ready.set()
+            if paused:
+                await until(lambda: transport.get_read_buffer_size() > 9_000)
+                await asyncio.sleep(0.01)
+                transport.resume_reading()
+            with pytest.raises(ssl.SSLEOFError, match="data was cut off"):
+                raise await protocol.lost
+            assert protocol.received == b"firstsecond"
+            assert protocol.events == ["made", "data", "lost"]
+            assert transport.get_extra_info("close_notify") is False
+
+    program()
+
+
+@pytest.mark.parametrize("how", ["close_notify", "end of stream"])
+def test_whether_the_peer_ended_its_stream_properly_can_be_asked(
+    ca: Authority, identity: Identity, how: str
+) -> None:
+    def ends(server: Peer) -> None:
+        server.write(b"all")
+        if how == "close_notify":
+            server.notify()
+        server.sock.shutdown(socket.SHUT_WR)
+        server.sock.recv(100)
+
+    @on_noria
+    async def program() -> None:
+        async with nothing_left_open(), peer(ca, identity, ends) as (transport, protocol):
+            assert await protocol.lost is None
+            assert protocol.events == ["made", "data", "eof", "lost"]
+            assert transport.get_extra_info("close_notify") is (how == "close_notify")
+
+    program()
+
+
+def test_a_paused_reader_that_closes_does_not_hold_the_peers_end_back(
+    ca: Authority, identity: Identity
+) -> None:
+    @on_noria
+    async def program() -> None:
+        async with nothing_left_open(), tls_pair(ca, identity) as (client, near, server, far):
+            server.pause_reading()
+            client.write(pattern(16 * MIB))
+            await until(lambda: server.get_read_buffer_size() >= 256 * 1024)
+            server.close()  # what the client still has to send is in the way of its close_notify
+            assert await far.lost is None
+            assert await near.lost is None
+            assert not far.received
 
     program()
 

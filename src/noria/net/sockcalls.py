@@ -307,6 +307,8 @@ class SocketCalls(Resolving):
     ) -> int:
         if offset:
             file.seek(offset)
+        else:
+            move(file, 0)  # what cannot seek, as a pipe, is read from where it is
         total = 0
         try:
             while count is None or total < count:

@@ -245,7 +245,8 @@ cdef class Layer(Channel):
     cdef int relieve(self) except -1:
         if self.choked and self.unsent() <= self.low:
             self.choked = False
-            self.tell("resume_writing")
+            if self.protocol is not None:  # connection_lost() has been
+                self.tell("resume_writing")
         return 0
 
     cdef int tell(self, str method) except -1:

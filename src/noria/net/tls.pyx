@@ -15,7 +15,8 @@ section 5.1), to know without asking OpenSSL whether there is anything to decryp
 
 On purpose not as in asyncio: what came before a broken record is delivered before the error; the alert that says why a
 handshake failed is sent; data that comes after close() is thrown away instead of ending in an error that loses what is
-still unsent; a handshake that is cut off by close() is an error for whoever waits for it.
+still unsent; a handshake that is cut off by close() is an error for whoever waits for it; a connection that ends in the
+middle of a record is lost with an SSLEOFError, since data is missing.
 
 Leaves to others: making connections and start_tls (connect.py), the socket (stream.pyx), TLS itself (ssl).
 """
@@ -507,12 +508,14 @@ cdef class TLSTransport(Layer):
         return 0 if self.incoming is None else self.incoming.pending
 
     cdef int control_reading(self) except -1:
-        # Let the kernel hold back the peer when much is waiting here.
+        # Let the kernel hold back the peer when much is waiting here for the program. The beginning of a record waits for
+        # its end: whoever reads on, or has closed, would wait for ever if that were held back too.
         cdef Py_ssize_t size = self.undecrypted()
-        if size and size >= self.read_high and not self.below_paused:
+        cdef bint waiting = (self.paused or self.ready) and not self.by_us
+        if waiting and size and size >= self.read_high and not self.below_paused:
             self.below_paused = True
             self.below.pause_reading()
-        elif size <= self.read_low and self.below_paused:
+        elif self.below_paused and (size <= self.read_low or not waiting):
             self.below_paused = False
             self.below.resume_reading()
         return 0
@@ -840,6 +843,7 @@ cdef class TLSTransport(Layer):
                 self.discard()
             except Exception as error:
                 return self.fatal(error, BROKEN)
+            self.control_reading()  # the peer's close_notify may be behind what was held back
         elif not self.paused and self.ready:
             if self.reader == BUFFERED:
                 self.take_buffered()
@@ -877,6 +881,9 @@ cdef class TLSTransport(Layer):
 
     cdef int shut(self) except -1:
         # Exchange close_notify. Where the layer below has ended without the peer's there is nobody to send ours to.
+        if self.ended and not self.by_us and (self.seen or self.missing) and not self.unframed:
+            return self.complete(ssl.SSLEOFError(
+                ssl.SSL_ERROR_EOF, "the connection ended in the middle of a TLS record: data was cut off"))
         if not self.ended:
             try:
                 self.discard()
@@ -1038,10 +1045,13 @@ cdef class TLSTransport(Layer):
     # Looking at it.
 
     def get_extra_info(self, name, default=None):
-        """'sslcontext'; after the handshake 'ssl_object', 'peercert', 'cipher', 'compression'; else what the transport
-        below answers."""
+        """'sslcontext'; after the handshake 'ssl_object', 'peercert', 'cipher', 'compression'; 'close_notify': True if
+        the peer has said that it sends no more, so that a stream which ended was not cut off (RFC 8446, section 6.1);
+        else what the transport below answers."""
         if name == "sslcontext":
             return self.sslcontext
+        if name == "close_notify":
+            return self.notified
         if self.secured:
             if name == "ssl_object":
                 return self.sslobj
