@@ -267,6 +267,36 @@ def test_a_buffer_smaller_than_what_comes_loses_nothing(driver: str, size: int) 
 
 
 @both
+def test_what_comes_in_a_run_nested_in_a_part_of_a_reception_comes_behind_the_rest_of_it(driver: str) -> None:
+    class Nesting(asyncio.BufferedProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.buffer = bytearray(100)
+            self.got = bytearray()
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            return self.buffer
+
+        def buffer_updated(self, nbytes: int) -> None:
+            loop: Any = asyncio.get_running_loop()
+            self.got += self.buffer[:nbytes]
+            if len(self.got) == 100:
+                far.send(b"b" * 50)
+                loop.run_until_complete(asyncio.sleep(0.002))
+
+    async def program() -> None:
+        transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(Nesting, near)
+        await asyncio.sleep(0.001)
+        far.send(b"a" * 3000)
+        await until(lambda: len(protocol.got) == 3050)
+        assert protocol.got == b"a" * 3000 + b"b" * 50
+        transport.close()
+        await asyncio.sleep(0)
+
+    with nothing_left(), connected("unix") as (near, far):
+        run(program, driver)
+
+
+@both
 def test_a_protocol_that_takes_less_than_comes_holds_its_peer_back(driver: str) -> None:
     class Slow(asyncio.BufferedProtocol):
         taken = 0
