@@ -19,7 +19,7 @@ async def test_a_pending_future_has_no_outcome() -> None:
     future = noria.Future()
     assert not future.done()
     assert not future.cancelled()
-    with pytest.raises(asyncio.InvalidStateError, match="Result is not ready"):
+    with pytest.raises(asyncio.InvalidStateError, match="Result is not set"):
         future.result()
     with pytest.raises(asyncio.InvalidStateError, match="Exception is not set"):
         future.exception()

@@ -128,6 +128,21 @@ def test_methods_hung_on_one_object_are_what_awaiting_calls(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("name", ["readline", "readuntil"])
+def test_a_method_hung_on_a_reader_is_what_iteration_calls(name: str, run: Run) -> None:
+    async def main() -> None:
+        reader = noria.StreamReader()
+        reader.feed_data(b"a\nb\n")
+        reader.feed_eof()
+        calls: list[Any] = []
+        plain = getattr(reader, name)
+        setattr(reader, name, lambda *args: (calls.append(args), plain(*args))[1])
+        assert [line async for line in reader] == [b"a\n", b"b\n"]
+        assert len(calls) == 3
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("kind", "method"),
     [

@@ -357,7 +357,7 @@ async def children() -> None:
 # What is about loops: noria's in the place of the running one, or beside it.
 
 
-@use("run", "Runner", "Loop", "new_event_loop")
+@use("run", "Runner", "Loop", "EventLoop", "new_event_loop")
 async def loops() -> None:
     """They make a loop of noria's, on which to run, inside the one that runs."""
     outer = loop_()

@@ -19,7 +19,7 @@ Leaves to others: where bytes come from, and the writer (connection.pyx).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.ref cimport Py_INCREF
 from libc.string cimport memchr, memcpy, memmove
 from libc.stdint cimport uint64_t
@@ -159,6 +159,11 @@ cdef class StreamReader:
     @_paused.setter
     def _paused(self, value):
         self.paused = bool(value)
+
+    def __setattr__(self, name, value):
+        PyObject_GenericSetAttr(self, name, value)
+        if name == "readline" or name == "readuntil":
+            self.plain_lines = False  # a program has hung its own on this one reader
 
     def _wakeup_waiter(self):
         self.wake()
