@@ -477,9 +477,8 @@ class Fetcher:
         if patterns:
             kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             if not any(fnmatch.fnmatchcase(kind, pattern.lower()) for pattern in patterns):
-                raise Failure(
-                    f"the content type {failures.printable(kind, 100)!r} is not wanted", kind="refused"
-                )
+                named = f"the content type {failures.printable(kind, 100)!r}"
+                raise Failure(f"{named if kind else 'no content type'} is not wanted", kind="refused")
 
     def _check_size(self, job: Job, size: int | None) -> None:
         if size is None:
