@@ -84,7 +84,8 @@ def leave(status: int) -> NoReturn:
     } & sys.modules.keys()  # what these need at the end is theirs
     if "noria.get.command" not in sys.modules or watched or foreign or sys.flags.inspect:
         sys.exit(status)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is told, and little is left to interrupt
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is told: no traceback for whoever will not wait
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -270,6 +270,45 @@ def test_a_checksum_file_is_asked_for_and_believed(faults: FaultServer, tmp_path
     assert os.listdir(tmp_path / "wrong") == []
 
 
+@pytest.mark.parametrize(
+    "text", ["{} *./dir/x\n{other}  y", "SHA256 (x) = {}\nSHA256 (y) = {other}", "{}", "\n{}  x\r\n"]
+)
+@pytest.mark.parametrize("right", [True, False])
+def test_a_checksum_file_is_read_in_all_its_forms_and_to_its_end(
+    faults: FaultServer, tmp_path: Path, text: str, right: bool
+) -> None:
+    body = text.format(SHA if right else "a" * 64, other="0" * 64).encode()
+
+    async def in_pieces(exchange: Exchange) -> None:
+        await exchange.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:5])
+        await asyncio.sleep(0.1)
+        await exchange.send(body[5:])
+
+    faults.on("/x.sha256", in_pieces)
+    result = get(faults.on("/x", content()), tmp_path, checksum_files=True)
+    assert result.kind == (None if right else "checksum")
+
+
+def test_a_checksum_file_that_is_not_to_be_had_now_is_asked_for_again(
+    faults: FaultServer, tmp_path: Path
+) -> None:
+    async def busy(exchange: Exchange) -> None:
+        if exchange.number == 1:
+            await exchange.reply(b"", "503 Busy")
+        elif exchange.number == 2:
+            exchange.reset()
+        elif exchange.number == 3:
+            await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n" + b"0" * 10)
+        else:
+            await exchange.reply(b"0" * 64)
+
+    faults.on("/x.sha256", busy)
+    url = faults.on("/x", content())
+    assert get(url, tmp_path, checksum_files=True).error == "the server answered 503 Busy"
+    assert get(url, tmp_path, checksum_files=True, retries=4).kind == "checksum"
+    assert os.listdir(tmp_path) == []
+
+
 def test_sizes_are_held_to(faults: FaultServer, tmp_path: Path) -> None:
     async def endless(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")

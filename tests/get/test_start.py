@@ -1,7 +1,10 @@
 """What `noria get` loads before it begins, and what a defect of its own looks like."""
 
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,3 +91,38 @@ def test_a_file_of_credentials_that_is_none_is_wrong_usage(pdf_server: Nginx, tm
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith("noria get: not a cookies file: ")
+
+
+def catches_sigint(pid: int) -> bool:
+    """Whether the process has a handler (proc(5): SigCgt)."""
+    (caught,) = re.findall(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(caught, 16) & 1 << signal.SIGINT - 1)
+
+
+def test_ctrl_c_at_the_very_end_ends_it_without_a_traceback(pdf_server: Nginx, tmp_path: Path) -> None:
+    """A thread that does not end, as with a disk that hangs, keeps nobody waiting who will not wait."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import threading\nfrom noria.cli import leave, main\n"
+        "if __name__ == '__main__':\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    status = main()\n"
+        "    print('over', flush=True)\n"
+        "    leave(status)\n"
+    )
+    command = [sys.executable, program, "get", "-q", "-o", tmp_path / "out", pdf_server.url("f1040.pdf")]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "over\n"
+    end = time.monotonic() + 20
+    while catches_sigint(process.pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert (process.returncode, errors) == (-signal.SIGINT, "")

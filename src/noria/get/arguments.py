@@ -194,7 +194,8 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         "--decode",
         "--compressed",
         action="store_true",
-        help="ask for compressed bodies and save them unpacked",
+        help="ask for compressed bodies and save them unpacked: gzip and deflate, and with the extra get-decode br and "
+        "zstd",
     )
     group.add_argument("--max-size", metavar="SIZE", type=_size, help="refuse files larger than this")
     group.add_argument(

@@ -66,9 +66,16 @@ def parse_checksum_file(text: str, name: str, algorithm: str = "sha256") -> Expe
     import hashlib
 
     size = hashlib.new(algorithm).digest_size * 2
-    lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
-    entries = [line for line in lines if re.fullmatch(rf"[0-9a-fA-F]{{{size}}}", line[0])]
-    named = [line for line in entries if len(line) == 2 and line[1].lstrip("*").strip() == name]
+    digits = rf"([0-9a-fA-F]{{{size}}})"
+    entries = []  # digits, name
+    for line in text.splitlines():
+        if match := re.fullmatch(rf"\s*{digits}(?:\s+(.*))?", line):  # as sha256sum writes it
+            entries.append((match[1], (match[2] or "").strip().removeprefix("*")))
+        elif match := re.fullmatch(
+            rf"\s*{algorithm}\s*\((.*)\)\s*=\s*{digits}\s*", line, re.IGNORECASE
+        ):  # as BSD's
+            entries.append((match[2], match[1]))
+    named = [entry for entry in entries if entry[1].rsplit("/", 1)[-1] == name]
     chosen = named or (entries if len(entries) == 1 else [])
     return Expected(algorithm, bytes.fromhex(chosen[0][0]), f"the .{algorithm} file") if chosen else None
 

@@ -106,6 +106,8 @@ def parse_url(text: str) -> "URL":
 
 def network_failure(error: Exception, connect_timeout: float | None, stall_timeout: float | None) -> Failure:
     """What went wrong when aiohttp raised `error`; the timeouts, in seconds, are those that were set."""
+    if is_truncated(error):
+        return Failure("transfer closed too early", again=True, kind="length")
     import aiohttp  # not needed where nothing fails, and long to import
 
     match error:

@@ -76,6 +76,7 @@ class Job:
     path: str = ""
     given: "LeanResponse | Exception | None" = None
 
+    looked: bool = False  # for a checksum file
     useless: bool = False  # a part is there that nothing can go on with
 
     def forget_part(self) -> None:
@@ -171,8 +172,6 @@ class Fetcher:
                 return Outcome(0 if job.row is None else size, skipped=True)
         try:
             async with asyncio.timeout(settings.timeout) as limit:
-                if settings.checksum_files and not job.expected:
-                    await self._fetch_checksum(job, transfer)
                 conclude = await self._receive(job, transfer)
         except TimeoutError:
             if not limit.expired():
@@ -278,19 +277,17 @@ class Fetcher:
         """Ask for URL.sha256. Without such a file there is nothing to hold the file against."""
         url = job.parsed()
         url = url.with_path(url.raw_path + ".sha256", encoded=True)
-        try:
-            async with self.client.get(url, _beside(transfer), job.target.headers, {}) as response:
-                if response.status != 200:
-                    await read_short_body(response)
-                    return
-                text = (await response.content.read(_CHECKSUM_FILE)).decode("utf-8", "replace")
-        except (Failure, asyncio.CancelledError):
-            raise
-        except Exception as error:
-            raise failures.network_failure(
-                error, self.settings.connect_timeout, self.settings.stall_timeout
-            ) from None
-        found = parse_checksum_file(text, job.parsed().name)
+        text = b""
+        async with self.client.get(url, _beside(transfer), job.target.headers, {}) as response:
+            if response.status in RETRY_STATUSES:
+                await self._check_status(response)
+            if response.status == 200:
+                while len(text) < _CHECKSUM_FILE and (data := await response.content.readany()):
+                    text += data
+            else:
+                await read_short_body(response)
+        job.looked = True
+        found = parse_checksum_file(text[:_CHECKSUM_FILE].decode("utf-8", "replace"), job.parsed().name)
         if found is not None:
             job.expected = [found]
 
@@ -303,6 +300,8 @@ class Fetcher:
         while True:
             transfer.attempts += 1
             try:
+                if self.settings.checksum_files and not job.expected and not job.looked:
+                    await self._fetch_checksum(job, transfer)
                 attempt = self._attempt if job.segments is None else self._attempt_segments
                 concluding = await attempt(job, transfer)
                 self.hosts.outcome(job, congested=False)
@@ -477,9 +476,8 @@ class Fetcher:
         if patterns:
             kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             if not any(fnmatch.fnmatchcase(kind, pattern.lower()) for pattern in patterns):
-                raise Failure(
-                    f"the content type {failures.printable(kind, 100)!r} is not wanted", kind="refused"
-                )
+                named = f"the content type {failures.printable(kind, 100)!r}"
+                raise Failure(f"{named if kind else 'no content type'} is not wanted", kind="refused")
 
     def _check_size(self, job: Job, size: int | None) -> None:
         if size is None:
