@@ -826,6 +826,9 @@ cdef class UringDriver(EpollDriver):
 
     cdef bint post(self, Channel channel, bytes data) except -1:
         if channel.posted is None:
+            if (self.first_dirty == self.end_dirty and self.wheel.ring.head == self.wheel.ring.tail
+                    and (self.uring.fd < 0 or not noria_ring_completions(&self.uring))):
+                return False  # nobody to share the system call with
             channel.posted = data
             self.touch(channel)
         elif channel.sending:
