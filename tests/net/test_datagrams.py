@@ -685,7 +685,9 @@ def test_what_is_sent_on_hearing_of_an_error_within_a_batch_stands_behind_what_w
         def act(self) -> None:
             port = self.far.getsockname()[1]
             self.transport.sendto(b"refused", ("127.0.0.1", 0))  # gathered
-            self.transport.sendto(b"second", ("localhost", port))  # a name cannot be: what was gathered goes first
+            self.transport.sendto(
+                b"second", ("localhost", port)
+            )  # a name cannot be: what was gathered goes first
 
         def error_received(self, error: Exception) -> None:
             assert isinstance(error, OSError) and error.errno == errno.EINVAL
