@@ -343,6 +343,22 @@ noria.run(main())
     assert "this event loop is the parent process's: a forked child needs a new one" in done.stderr
 
 
+def test_a_child_may_end_by_sys_exit_inside_its_parents_run() -> None:
+    program = """
+import noria, os, sys
+async def main():
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(3)
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status))
+noria.run(main())
+"""
+    done = python(program)
+    assert done.stdout == "3\n", done.stderr
+    assert done.stderr == ""
+
+
 @on_noria
 async def test_descriptors_of_the_parents_loop_do_not_stay_in_the_child() -> None:
     def polls() -> int:

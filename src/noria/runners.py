@@ -69,9 +69,12 @@ class Runner:
             return
         loop = self._loop
         try:
-            cancel_all(loop)
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(shutdown_executor(loop))
+            if (
+                not loop.is_closed()
+            ):  # as it is in a forked child that ends by sys.exit() inside its parent's run
+                cancel_all(loop)
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.run_until_complete(shutdown_executor(loop))
         finally:
             if self._set_event_loop:
                 events.set_event_loop(None)

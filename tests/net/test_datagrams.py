@@ -677,6 +677,39 @@ def test_what_is_answered_within_a_batch_goes_out_in_order_whatever_comes_then(t
         loop.close()
 
 
+def test_what_is_sent_on_hearing_of_an_error_within_a_batch_stands_behind_what_was_being_sent() -> None:
+    class Sends(Doing):
+        far: socket.socket
+        refused = 0
+
+        def act(self) -> None:
+            port = self.far.getsockname()[1]
+            self.transport.sendto(b"refused", ("127.0.0.1", 0))  # gathered
+            self.transport.sendto(
+                b"second", ("localhost", port)
+            )  # a name cannot be: what was gathered goes first
+
+        def error_received(self, error: Exception) -> None:
+            assert isinstance(error, OSError) and error.errno == errno.EINVAL
+            self.refused += 1
+            self.transport.sendto(b"third", self.far.getsockname())
+
+    @on_noria
+    async def program() -> None:
+        with plain("ipv4", Path()) as far:
+            Sends.far = far
+            transport, protocol = await fed(Sends, 0)
+            feed(transport, 20)
+            async with asyncio.timeout(10):
+                assert await loop_().sock_recv(far, 100) == b"second"
+                assert await loop_().sock_recv(far, 100) == b"third"
+            assert protocol.refused == 1
+            transport.close()
+            assert await protocol.lost is None
+
+    program()
+
+
 def test_a_datagram_that_cannot_be_sent_from_within_a_batch_is_told_and_the_others_go_out() -> None:
     class Answering(Doing):
         far: socket.socket

@@ -413,10 +413,17 @@ cdef class Task(Future):
         if isinstance(error, CancelledError):
             self.error_origin = error
             self.stop(None)
+        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
+            try:
+                self.fail(error)
+            except RuntimeError:
+                # In a forked child the loop is closed, and nobody can be told; sys.exit() ends the child all the same.
+                if self.wheel is None or not self.wheel.shut:
+                    raise
+                self.exception()  # retrieved: it is what is being raised
+            raise error
         else:
             self.fail(error)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise error
         return 0
 
     cdef int suspend(self, object yielded) except -1:

@@ -442,13 +442,17 @@ cdef class DatagramTransport(StreamTransport):
         return 0
 
     cdef bint gather(self, object data, object addr) except -1:
-        # Whether it was taken. If not, whatever was gathered has gone out, so that the order is kept.
+        # Whether it was taken. If not, nothing waits: it may go at once.
         if self.wants & WANT_OUT:
             return False  # the kernel has no room: the queue is a real one
         if self.family != AF_INET and self.family != AF_INET6 or self.to_peer(addr) or \
                 self.backlog + len(data) + HEADER > self.high or spell(addr, self.family) == NULL:
+            if self.backlog == 0:
+                return False
+            # Behind the others, and before what the protocol sends, or does, when it hears how they fared.
+            self.append(data, addr)
             self.let_go()
-            return False
+            return True
         self.append(data, addr)
         self.revisit()  # a nested run lets it go
         if len(self.queue) - self.head >= PARTS:

@@ -508,8 +508,8 @@ cdef class TLSTransport(Layer):
         return 0 if self.incoming is None else self.incoming.pending
 
     cdef int control_reading(self) except -1:
-        # Let the kernel hold back the peer when much is waiting here for the program. The beginning of a record waits for
-        # its end: whoever reads on, or has closed, would wait for ever if that were held back too.
+        # Let the kernel hold back the peer when much is waiting here for the program. The beginning of a record waits
+        # for its end: whoever reads on, or has closed, would wait for ever if that were held back too.
         cdef Py_ssize_t size = self.undecrypted()
         cdef bint waiting = (self.paused or self.ready) and not self.by_us
         if waiting and size and size >= self.read_high and not self.below_paused:
