@@ -103,6 +103,11 @@ class Echo(Peer):
     echo = True
 
 
+def in_company() -> None:
+    """Have something ready behind the caller: only then the io_uring driver gathers what is written."""
+    asyncio.get_running_loop().call_soon(int)
+
+
 async def pairs(count: int, kind: type[Peer] = Peer) -> tuple[asyncio.AbstractServer, list[Peer], list[Peer]]:
     """A server with so many connections, and the protocols at both ends in the same order."""
     loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ import pytest
 import noria
 from core.running import python, until
 from net.peers import pair, read_all
-from net.rings import Peer, end, needs_ring, nothing_left, pairs, run
+from net.rings import Peer, end, in_company, needs_ring, nothing_left, pairs, run
 
 both = pytest.mark.parametrize("driver", ["epoll", pytest.param("io_uring", marks=needs_ring)])
 
@@ -66,6 +66,7 @@ def test_what_was_written_has_left_before(driver: str, what: str) -> None:
         transport, _ = await asyncio.get_running_loop().connect_accepted_socket(Peer, near)
         kept.append(transport)
         await asyncio.sleep(0.001)
+        in_company()
         transport.write(b"writ")
         transport.writelines([b"t", b"en"])
         if BEFORE[what] is not None:
@@ -86,6 +87,34 @@ def test_what_was_written_has_left_before(driver: str, what: str) -> None:
 
 
 @both
+def test_who_is_alone_in_a_turn_is_heard_at_once(driver: str) -> None:
+    """A program may write and then wait, blocking, for the answer."""
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        first, _ = await loop.connect_accepted_socket(Peer, near)
+        for i in range(3):
+            await asyncio.sleep(0.001)  # a task is stepped from the ready queue
+            first.write(b"%d" % i)
+            assert far.recv(10) == b"%d" % i
+
+        def answer(data: bytes) -> None:  # out of a completion
+            first.write(data)
+            answers.append(far.recv(10))
+
+        answers: list[bytes] = []
+        first.get_protocol().data_received = answer
+        far.send(b"question")
+        await until(lambda: answers)
+        assert answers == [b"question"]
+        first.abort()
+
+    with nothing_left(), connected() as (near, far):
+        far.settimeout(5)
+        run(program, driver)
+
+
+@both
 def test_a_write_and_an_end_in_the_last_turn_of_a_run_are_both_done(driver: str) -> None:
     """connection_lost is called, and the descriptor is closed, though nobody waits for it."""
 
@@ -93,6 +122,7 @@ def test_a_write_and_an_end_in_the_last_turn_of_a_run_are_both_done(driver: str)
         transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(Peer, near)
         protocols.append(protocol)
         await asyncio.sleep(0.001)
+        in_company()
         transport.write(b"bye")
         transport.close()
 

@@ -19,7 +19,20 @@ import pytest
 import noria
 from core.running import python, until
 from net.peers import pair, read_all
-from net.rings import DEADLINE, DENY, Echo, Peer, end, needs_ring, nothing_left, on_ring, pairs, refused, run
+from net.rings import (
+    DEADLINE,
+    DENY,
+    Echo,
+    Peer,
+    end,
+    in_company,
+    needs_ring,
+    nothing_left,
+    on_ring,
+    pairs,
+    refused,
+    run,
+)
 from noria.io.choice import choose
 
 ECHO = """
@@ -307,6 +320,7 @@ def test_what_is_written_when_writing_is_to_pause_comes_after_what_made_it_pause
             while True:
                 before += full.send(b" " * 1000)
         second = b"2" * 50_000
+        in_company()
         transport.write(b"first")
         transport.write(second)
         expected = b"first" + second + b"third"
@@ -392,6 +406,7 @@ def test_a_lone_write_that_the_kernel_has_no_room_for_goes_out_later(kind: str) 
         ):
             while True:
                 before += full.send(b" " * 1000)
+        in_company()
         transport.write(b"alone")
         await asyncio.sleep(0.01)
         assert transport.get_write_buffer_size() == 5
@@ -467,6 +482,7 @@ async def test_a_port_is_free_when_its_listener_is_closed() -> None:
 @on_ring
 async def test_what_was_written_before_an_abort_or_the_end_of_a_file_counts_as_sent() -> None:
     server, near, far = await pairs(2)
+    in_company()
     near[0].transport.write(b"last words")
     near[0].transport.abort()
     near[1].transport.write(b"last words")

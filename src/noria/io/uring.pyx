@@ -21,7 +21,8 @@ Thus the pool is empty only if one turn brings more than it has; those operation
 The end of a stream may have come together with its last bytes. It is told behind what these put into the ready queue:
 on epoll it comes in a later turn, and a program that answers at once has answered by then.
 
-Sending: post() hands over bytes, at most one block a connection; all are submitted when the kernel is asked next, not
+Sending: post() hands over bytes, unless nobody else is ready: then they leave at once, as a program that blocks next may
+expect. At most one block a connection; all are submitted when the kernel is asked next, not
 to wait for room (MSG_DONTWAIT), so that each completes within that call: no bytes are in flight between turns, and
 nothing needs to be cancelled.
 
