@@ -353,6 +353,11 @@ class TextFile(File[str]):
         position = self.buffer._tell()
         if self._decoder is None or not self._chunks:
             return position
+        if self._used == self._have:
+            kept, there = self._decoder.getstate()
+            if not kept:  # all that was read is used
+                here: int = position | there << 64
+                return here
         # The chunk in which we are, and how many of its characters are used.
         at, skip = 0, self._used
         while at < len(self._chunks) - 1 and skip >= self._chunks[at][3]:
