@@ -147,6 +147,9 @@ async def draining(refs: Refs) -> None:
     while writer.transport.get_write_buffer_size() == 0:
         writer.write(bytes(300_000))
         size += 300_000
+    # More than the server, which reads ahead, and the buffers of a connection that is read take in the turns to come.
+    writer.write(bytes(16_000_000))
+    size += 16_000_000
     writer.transport.set_write_buffer_limits(high=0)
     writer.write(b"x")
     first, second = [await spawned(refs, writer.drain()) for _ in range(2)]
