@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from socket import inet_pton  # by itself: CPython's tests take it out of the module
 from typing import Any
 
 AddressInfo = tuple[Any, Any, int, str, Any]
@@ -44,7 +45,7 @@ def numeric(host: str) -> bool:
     """
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
-            socket.inet_pton(family, host)
+            inet_pton(family, host)
         except (OSError, ValueError):  # ValueError: a NUL, or what UTF-8 cannot write
             continue
         return True
