@@ -21,10 +21,10 @@ Thus the pool is empty only if one turn brings more than it has; those operation
 The end of a stream may have come together with its last bytes. It is told behind what these put into the ready queue:
 on epoll it comes in a later turn, and a program that answers at once has answered by then.
 
-Sending: post() hands over bytes, unless nobody else is ready: then they leave at once, as a program that blocks next may
-expect. At most one block a connection; all are submitted when the kernel is asked next, not
-to wait for room (MSG_DONTWAIT), so that each completes within that call: no bytes are in flight between turns, and
-nothing needs to be cancelled.
+Sending: post() hands over bytes, unless nobody else is ready: then they leave at once, as a program expects that blocks
+next. At most one block a connection; all are submitted when the kernel is asked next, not to wait for room
+(MSG_DONTWAIT), so that each completes within that call: no bytes are in flight between turns, and nothing needs to be
+cancelled.
 
 Waiting: in the ring, which watches the epoll instance. If for a while only epoll has brought anything (datagrams, large
 messages) it is the other way round, by an eventfd, since each event by way of the other costs a system call more.
