@@ -77,11 +77,8 @@ def leave(status: int) -> NoReturn:
     """
     monitoring = getattr(sys, "monitoring", None)  # from 3.12 on
     watched = sys.gettrace() or sys.getprofile() or (monitoring and any(map(monitoring.get_tool, range(6))))
-    foreign = {
-        "distributed",
-        "fsspec",
-        "pyarrow",
-    } & sys.modules.keys()  # what these need at the end is theirs
+    # What these need at the end is theirs.
+    foreign = {"distributed", "fsspec", "pyarrow"} & sys.modules.keys()
     if "noria.get.command" not in sys.modules or watched or foreign or sys.flags.inspect:
         sys.exit(status)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -69,9 +69,8 @@ class Runner:
             return
         loop = self._loop
         try:
-            if (
-                not loop.is_closed()
-            ):  # as it is in a forked child that ends by sys.exit() inside its parent's run
+            # It is closed in a forked child that ends by sys.exit() inside its parent's run.
+            if not loop.is_closed():
                 cancel_all(loop)
                 loop.run_until_complete(loop.shutdown_asyncgens())
                 loop.run_until_complete(shutdown_executor(loop))

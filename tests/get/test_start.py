@@ -26,6 +26,11 @@ def imported(*arguments: object) -> set[str]:
     return {line.rsplit("|", 1)[1].strip() for line in lines}
 
 
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    """The end of a command, with what it printed."""
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+
+
 @pytest.mark.parametrize("how", ["-q", "--json", "--fsync"])  # the last one stands for lines in a pipe
 def test_no_display_no_rich_and_no_client_for_what_is_not_asked(
     how: str, pdf_server: Nginx, tmp_path: Path
@@ -59,7 +64,7 @@ def test_the_end_of_the_process_is_an_orderly_one(pdf_server: Nginx, tmp_path: P
         "    leave(main())\n"
     )
     command = [sys.executable, program, "get", "-q", "-o", tmp_path / "out", pdf_server.url("f1040.pdf")]
-    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    ended = run(*command)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "thread at exit", "")
 
 
@@ -77,7 +82,7 @@ def test_a_defect_is_no_wrong_usage(pdf_server: Nginx, tmp_path: Path) -> None:
         "if __name__ == '__main__':\n    sys.exit(main(['get', *sys.argv[1:]]))\n"
     )
     command = [sys.executable, program, "-o", tmp_path / "out", pdf_server.url("f1040.pdf")]
-    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    ended = run(*command)
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr
     assert ended.stderr.splitlines()[-1] == "ValueError: a defect"
@@ -86,9 +91,7 @@ def test_a_defect_is_no_wrong_usage(pdf_server: Nginx, tmp_path: Path) -> None:
 def test_a_file_of_credentials_that_is_none_is_wrong_usage(pdf_server: Nginx, tmp_path: Path) -> None:
     (tmp_path / "cookies").write_text("nonsense")
     command = ["-b", tmp_path / "cookies", "-o", tmp_path / "out", pdf_server.url("f1040.pdf")]
-    ended = subprocess.run(
-        [sys.executable, "-m", "noria", "get", *map(str, command)], capture_output=True, text=True, timeout=60
-    )
+    ended = run(sys.executable, "-m", "noria", "get", *command)
     assert ended.returncode == 2
     assert ended.stderr.startswith("noria get: not a cookies file: ")
 

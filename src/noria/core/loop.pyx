@@ -25,7 +25,7 @@ from noria.core.futures cimport Future
 from noria.core.handles cimport Handle, new_handle
 from noria.core.tasks cimport list_tasks, new_task
 from noria.core.timers cimport TimerHandle, Timers
-from noria.core.wheel cimport Driver, Ready, Wheel, push
+from noria.core.wheel cimport Driver, Ready, Wheel, overdue, push
 
 import asyncio.events
 import asyncio.futures
@@ -470,7 +470,7 @@ cdef class CoreLoop(Wheel):
                     (<Ready>item).run()
             finally:
                 Py_DECREF(<object>item)
-            if self.driver.due and noria_ticks() - self.driver.due_since > NORIA_SLICE:
+            if overdue(self.driver):
                 self.driver.hasten()
         return 0
 

@@ -3,6 +3,8 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint64_t
 
+from noria.core.capi cimport NORIA_SLICE, noria_ticks
+
 # Owned references, first in first out. head and tail count up for ever; a slot is the counter masked.
 cdef struct Ring:
     PyObject** items
@@ -58,6 +60,11 @@ cdef class Wheel:
     cdef int publish(self) except -1
     cdef int check_open(self) except -1
     cdef int check_thread(self) except -1
+
+
+cdef inline bint overdue(Driver driver) noexcept:
+    # What is to be told to the kernel has waited long, in this turn.
+    return driver.due and noria_ticks() - driver.due_since > NORIA_SLICE
 
 
 cdef inline int push(Wheel wheel, Ready item) except -1:

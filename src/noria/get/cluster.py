@@ -718,9 +718,8 @@ async def _download(
             async for result in results:
                 found = result.as_dict()
                 if result.where is None and len(by_url[result.url]) > 1:
-                    failed.append(
-                        found
-                    )  # which of the equal ones it was shows when the others have their names
+                    # Which of the equal ones it was shows when the others have their names.
+                    failed.append(found)
                     continue
                 if result.where is None:
                     index = by_url[result.url][0]

@@ -67,13 +67,13 @@ def parse_checksum_file(text: str, name: str, algorithm: str = "sha256") -> Expe
 
     size = hashlib.new(algorithm).digest_size * 2
     digits = rf"([0-9a-fA-F]{{{size}}})"
+    gnu = re.compile(rf"\s*{digits}(?:\s+(.*))?")
+    bsd = re.compile(rf"\s*{algorithm}\s*\((.*)\)\s*=\s*{digits}\s*", re.IGNORECASE)
     entries = []  # digits, name
     for line in text.splitlines():
-        if match := re.fullmatch(rf"\s*{digits}(?:\s+(.*))?", line):  # as sha256sum writes it
+        if match := gnu.fullmatch(line):
             entries.append((match[1], (match[2] or "").strip().removeprefix("*")))
-        elif match := re.fullmatch(
-            rf"\s*{algorithm}\s*\((.*)\)\s*=\s*{digits}\s*", line, re.IGNORECASE
-        ):  # as BSD's
+        elif match := bsd.fullmatch(line):
             entries.append((match[2], match[1]))
     named = [entry for entry in entries if entry[1].rsplit("/", 1)[-1] == name]
     chosen = named or (entries if len(entries) == 1 else [])

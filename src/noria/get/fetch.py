@@ -127,9 +127,8 @@ class Fetcher:
         try:
             return await self._fetch(job, transfer)
         except asyncio.CancelledError:
-            if job.useless or (
-                self.journal is None and (job.have or job.segments)
-            ):  # kept between two attempts
+            # Without a journal a part is kept between two attempts only.
+            if job.useless or (self.journal is None and (job.have or job.segments)):
                 await asyncio.shield(self._blocking(lambda: self.store.remove_part(job.name)))
             raise
         except JournalError as error:

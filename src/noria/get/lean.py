@@ -163,9 +163,7 @@ class LeanSession:
         """The server with these parts of a URL, unsuited or not."""
         origin = self._origins.get((scheme, authority))
         if origin is None:
-            host = host.replace(
-                "%25", "%"
-            )  # before the zone of an IPv6 address, which is ours alone (RFC 6874)
+            host = host.replace("%25", "%")  # before an IPv6 address's zone, which is ours alone (RFC 6874)
             authority_there = _ZONE.sub("", authority)
             named = authority_there.removesuffix(f":{port}") if port == _PORTS[scheme] else authority_there
             tail = b" HTTP/1.1\r\nHost: " + named.encode("ascii") + b"\r\n"

@@ -105,9 +105,8 @@ def _moment(date: str) -> float:
         day, _, year, hour, minute, second = match.groups()
         month = _MONTHS.index(match[2]) + 1
         return datetime(int(year), month, int(day), int(hour), int(minute), int(second), 0, UTC).timestamp()
-    from email.utils import (
-        parsedate_to_datetime,
-    )  # which imports a lot, and what servers send today is the above
+    # This imports a lot, and what servers send today is the above.
+    from email.utils import parsedate_to_datetime
 
     return parsedate_to_datetime(date).timestamp()
 

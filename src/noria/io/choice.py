@@ -19,13 +19,11 @@ from noria.io.epoll import EpollDriver
 from noria.io.uring import UringDriver, probe
 
 DRIVERS: dict[str, type[EpollDriver]] = {"epoll": EpollDriver, "io_uring": UringDriver}
-MEASURED = (
-    1 << 15
-)  # IORING_FEAT_MIN_TIMEOUT: a kernel since Linux 6.12. On older ones nobody has measured the driver
+# IORING_FEAT_MIN_TIMEOUT: a kernel since Linux 6.12. On older ones nobody has measured the driver.
+MEASURED = 1 << 15
 
-# Found once: what the kernel grants it seldom takes back.
-_usable = False
-_features = 0
+# Those of io_uring, once it was found usable: what the kernel grants it seldom takes back.
+_features: int | None = None
 
 
 def choose(name: str | None = None) -> tuple[type[EpollDriver], str]:
@@ -41,7 +39,7 @@ def choose(name: str | None = None) -> tuple[type[EpollDriver], str]:
     why = "asked for" if name else "asked for by NORIA_DRIVER" if asked else "the default"
     if chosen == "io_uring":
         refused = refusal()
-        if refused is None and not asked and not _features & MEASURED:
+        if refused is None and not asked and not (_features or 0) & MEASURED:
             refused = "only since Linux 6.12: on older kernels it must be asked for"
         if refused is not None:
             chosen, why = "epoll", f"io_uring is {why}, but {refused}"
@@ -51,12 +49,12 @@ def choose(name: str | None = None) -> tuple[type[EpollDriver], str]:
 
 def refusal() -> str | None:
     """Why io_uring cannot be used here, or None if it can."""
-    global _usable, _features
-    if _usable:
+    global _features
+    if _features is not None:
         return None
-    error, _, _features, _ = probe()
+    error, _, features, _ = probe()
     if not error:
-        _usable = True
+        _features = features
         return None
     if error == errno.EPERM:
         disabled = ""

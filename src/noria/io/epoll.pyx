@@ -14,8 +14,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
 
-from noria.core.capi cimport NORIA_SLICE, PyErr_CheckSignals, PyThread_get_thread_ident, noria_ticks
-from noria.core.wheel cimport Wheel, push
+from noria.core.capi cimport PyErr_CheckSignals, PyThread_get_thread_ident
+from noria.core.wheel cimport Wheel, overdue, push
 from noria.io.driver cimport WANT_OUT, Channel, IODriver
 from noria.io.sys cimport (
     EBADF, EEXIST, EINTR, ENOENT, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR,
@@ -288,7 +288,7 @@ cdef class EpollDriver(IODriver):
                 self.arm(channel, channel.wants)
             else:
                 self.hand(channel, events, defer)
-            if self.due and noria_ticks() - self.due_since > NORIA_SLICE:
+            if overdue(self):
                 self.flush()
         return delivered
 

@@ -35,10 +35,10 @@ is what counts. Thus no submission names a descriptor that has been closed since
 A channel with operations in flight is referenced until the last of them has completed, whatever became of it: their
 user data is its address.
 
-The ring is made when the first connection or listener is watched: a loop without any costs no more than on epoll. It is
-made for one thread (SINGLE_ISSUER): the one that runs the loop then. If another one runs it later a new
-ring is made; what was in flight in the old one has either completed or had no effect (DEFER_TASKRUN: the kernel works
-on it only while that thread asks). If no ring can be had any more, the driver goes on as the epoll driver.
+The ring is made when the first connection is watched: a loop without any costs no more than on epoll. It is made for
+one thread (SINGLE_ISSUER): the one that runs the loop then. If another one runs it later a new ring is made; what was
+in flight in the old one has either completed or had no effect (DEFER_TASKRUN: the kernel works on it only while that
+thread asks). If no ring can be had any more, the driver goes on as the epoll driver.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -48,8 +48,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
-from noria.core.capi cimport NORIA_SLICE, PyErr_CheckSignals, PyThread_get_thread_ident, noria_ticks
-from noria.core.wheel cimport push
+from noria.core.capi cimport PyErr_CheckSignals, PyThread_get_thread_ident, noria_ticks
+from noria.core.wheel cimport overdue, push
 from noria.io.driver cimport ANY, STREAM, WANT_IN, Channel
 from noria.io.epoll cimport BATCH, BESIDE, EpollDriver
 from noria.io.ring cimport (
@@ -596,7 +596,7 @@ cdef class UringDriver(EpollDriver):
                 channel.reading = IDLE
                 self.landed(channel)
             self.came(channel, done.res, done.flags, defer)
-            if self.due and noria_ticks() - self.due_since > NORIA_SLICE:
+            if overdue(self):
                 self.flush()
 
     cdef int sent_off(self, Channel channel, Py_ssize_t n) except -1:
@@ -690,6 +690,12 @@ cdef class UringDriver(EpollDriver):
         channel.kept_to += n
         return 0
 
+    cdef int drop_kept(self, Channel channel) noexcept:
+        free(channel.kept)
+        channel.kept = NULL
+        channel.kept_from = channel.kept_to = channel.kept_room = 0
+        return 0
+
     cdef int again(self, Channel channel) except -1:
         # There is more for it than it has asked for.
         channel.pending |= WANT_IN
@@ -740,9 +746,7 @@ cdef class UringDriver(EpollDriver):
 
     cdef int forget(self, Channel channel) except -1:
         if channel.kind != ANY:
-            free(channel.kept)
-            channel.kept = NULL
-            channel.kept_from = channel.kept_to = channel.kept_room = 0
+            self.drop_kept(channel)
             channel.here_size = 0
             channel.over = False
             if not channel.sending:
@@ -865,7 +869,7 @@ cdef class UringDriver(EpollDriver):
         if channel.reading != IDLE or channel.over or channel.here_size:
             return None
         data = PyBytes_FromStringAndSize(channel.kept + channel.kept_from, channel.kept_to - channel.kept_from)
-        channel.kept_from = channel.kept_to = 0
+        self.drop_kept(channel)
         return data
 
     cdef object unpost(self, Channel channel):

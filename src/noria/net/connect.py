@@ -607,6 +607,7 @@ class Connecting(SocketCalls):
             await asyncio.sleep(0)
         transport._hold_writes(True)
         try:
+            # Past the object for programs, which would take the connection from the ring for good.
             with transport.get_extra_info("socket")._sock.dup() as sock:
                 sock.setblocking(False)
                 return await self._sendfile_by_kernel(

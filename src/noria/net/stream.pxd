@@ -72,6 +72,11 @@ cdef class Layer(Channel):
     cdef int relieve(self) except -1
     cdef int tell(self, str method) except -1
 
+# The layer above, to be told something: a reference of the caller's own, as a nested run in a callback may end the
+# connection, which lets the layer go.
+cdef inline Layer upper(Layer self):
+    return self.above
+
 cdef class StreamTransport(Layer):
     cdef object server           # the Server it was accepted by, or None
     cdef object sock             # the socket object that owns the descriptor, if there is one

@@ -409,8 +409,7 @@ cdef class StreamTransport(Layer):
         # connection_made, then start receiving, unless the protocol thought better of it.
         self.begun = True
         if self.reader == LAYER:
-            above = self.above  # ours: see StreamTransport.read_up
-            above.made(self)
+            upper(self).made(self)
         elif not self.call(CONNECTION_MADE, <PyObject*>self, NULL):
             self.report("Exception in protocol.connection_made()")
         if self.life == OPEN and not self.paused and not self.ended:
@@ -463,8 +462,7 @@ cdef class StreamTransport(Layer):
 
     cdef int read_up(self) except -1:
         cdef char* where = NULL
-        # Our own reference: a nested run in a callback may end the connection, which lets the layer go.
-        cdef Layer above = self.above
+        cdef Layer above = upper(self)
         # A layer that fills its protocol's buffer may have to keep the rest of what it is given.
         cdef Py_ssize_t n = self.driver.receive(self, &where, FOR_BUFFERED if above.reader == BUFFERED else 0)
         if n <= 0:
@@ -511,8 +509,7 @@ cdef class StreamTransport(Layer):
         self.ended = True
         self.driver.want(self, self.wants & ~<uint32_t>WANT_IN)
         if self.reader == LAYER:
-            above = self.above  # ours: see StreamTransport.read_up
-            if not above.ends():
+            if not upper(self).ends():
                 self.close()
             return 0
         if not self.call(EOF_RECEIVED, NULL, &got):
@@ -763,8 +760,7 @@ cdef class StreamTransport(Layer):
             if n < asked:
                 break
         if self.reader == LAYER:
-            above = self.above  # ours: see StreamTransport.read_up
-            above.room()  # may bring more
+            upper(self).room()  # may bring more
             if self.life >= LOST:
                 return 0
         if self.backlog == 0:
@@ -823,8 +819,7 @@ cdef class StreamTransport(Layer):
         if self.life != OPEN:
             return
         if self.reader == LAYER:
-            above = self.above  # ours: see StreamTransport.read_up
-            above.hurry()
+            upper(self).hurry()
         self.send_posted()
         if self.life != OPEN:
             return
@@ -873,8 +868,7 @@ cdef class StreamTransport(Layer):
         self.reason = None
         try:
             if self.reader == LAYER:
-                above = self.above  # ours: see StreamTransport.read_up
-                above.gone(reason)
+                upper(self).gone(reason)
             elif not self.call(CONNECTION_LOST, <PyObject*>reason, NULL):
                 self.report("Exception in protocol.connection_lost()")
         finally:

@@ -33,7 +33,7 @@ from noria.core.capi cimport (
     PyErr_Clear, PyErr_ExceptionMatches, PyObject_CallMethodOneArg, noria_monotonic, noria_take_exception,
 )
 from noria.core.wheel cimport Wheel, push
-from noria.net.stream cimport BUFFERED, LAYER, SINK, Layer, Sink
+from noria.net.stream cimport BUFFERED, LAYER, SINK, Layer, Sink, upper
 
 import asyncio.constants
 import asyncio.sslproto
@@ -424,8 +424,7 @@ cdef class TLSTransport(Layer):
             text = <object>plain
             Py_XDECREF(plain)
             if self.reader == LAYER:
-                above = self.above  # ours: see StreamTransport.read_up
-                above.received(PyBytes_AS_STRING(text), got)
+                upper(self).received(PyBytes_AS_STRING(text), got)
             elif self.reader == SINK:
                 sink = self.protocol
                 try:
@@ -724,8 +723,7 @@ cdef class TLSTransport(Layer):
             if self.below.unsent() == 0 and self.backlog:
                 self.write_out(False)
             if self.reader == LAYER:
-                above = self.above  # ours: see StreamTransport.read_up
-                above.room()
+                upper(self).room()
             else:
                 self.relieve()
             if self.state == FLUSHING:
@@ -737,8 +735,7 @@ cdef class TLSTransport(Layer):
 
     cdef int hurry(self) except -1:
         if self.reader == LAYER and self.above is not None:
-            above = self.above  # ours: see StreamTransport.read_up
-            above.hurry()
+            upper(self).hurry()
         if self.backlog:
             self.write_out(True)
         return 0
@@ -945,8 +942,7 @@ cdef class TLSTransport(Layer):
             return 0
         self.told = EOF
         if self.reader == LAYER:
-            above = self.above  # ours: see StreamTransport.read_up
-            above.ends()
+            upper(self).ends()
             return 0
         if not self.call(EOF_RECEIVED, NULL, &result):
             return self.call_failed("Error calling eof_received()")
@@ -981,8 +977,7 @@ cdef class TLSTransport(Layer):
         reason = self.reason
         self.reason = None
         if self.reader == LAYER:
-            above = self.above  # ours: see StreamTransport.read_up
-            above.gone(reason)
+            upper(self).gone(reason)
         elif not self.call(CONNECTION_LOST, <PyObject*>reason, NULL):
             self.report("Exception in protocol.connection_lost()")
         self.protocol = self.above = None
